@@ -45,7 +45,7 @@ def faults(
             faults_run.write_helpful_cases(run / CASES, subject, result)
     title = f"Faults planted in {graph}: caught of those beyond the tolerance, and the smallest error caught"
     columns = ("fault", ">planted", ">no effect", ">graph", ">smallest", ">FP16", ">smallest")
-    cli_console.table(console, title, columns, [_row(family) for family in result.families])
+    cli_console.table(console, title, columns, [_row(family) for family in result.families if family.planted])
     lines = summary.fault_lines(result)
     for line in lines:
         cli_console.say(console, line)

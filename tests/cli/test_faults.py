@@ -22,6 +22,7 @@ def test_faults_of_a_run_are_caught(run_copy: Path, deploytool: Command) -> None
     assert done.stderr == ""
     assert "Faults: " in done.stdout
     assert "colours swapped" in done.stdout
+    assert "mask inverted" not in done.stdout, "the model has no attention"
     document = json.loads(deploytool("faults", str(run_copy), "--faults", "2", "--json").stdout)
     assert document["error"] is None
     assert (

@@ -1,18 +1,19 @@
 """Measures the false alarms of the checks on correct runs: `make power`.
 
-Zoo models and models with long sums (user_models/long_sums.py) are exported with random weights by either exporter.
-Each is checked with one and two threads, at batch sizes of 1, 2, 4 and 8. A failed check is a false alarm, except an
-FP16 check of a model whose FP16 noise or error exceeds the coarsest tolerance. The largest share of a tolerance that a
-passing check uses is printed too.
+The models of tests/power/models.py, and models with long sums (user_models/long_sums.py), are exported with random
+weights by either exporter. Each is checked with one and two threads, at batch sizes of 1, 2, 4 and 8. A failed check is
+a false alarm, except an FP16 check of a model whose FP16 noise or error exceeds the coarsest tolerance. The largest
+share of a tolerance that a passing check uses is printed too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -55,10 +56,10 @@ class Judgement:
     share: float
 
 
-def zoo_job(number: int) -> Job:
-    """The zoo models in turn; the exporter changes after each pass."""
-    exporter = ("torchscript", "dynamo")[number // len(MODELS) % 2]
-    return Job(small(MODELS[number % len(MODELS)], 1000 + number), Options(seed=1000 + number, exporter=exporter))
+def model_job(names: Sequence[str], number: int) -> Job:
+    """These models in turn; the exporter changes after each pass, and with each model."""
+    exporter = ("torchscript", "dynamo")[(number + number // len(names)) % 2]
+    return Job(small(names[number % len(names)], 1000 + number), Options(seed=1000 + number, exporter=exporter))
 
 
 def long_sum_job(number: int) -> Job:
@@ -108,23 +109,39 @@ def _share(check: Check) -> float:
     return max(shares)
 
 
+def read(path: Path | None) -> dict[str, list[Judgement]]:
+    """The judgements of an earlier, interrupted campaign, by model."""
+    lines = path.read_text().splitlines() if path and path.is_file() else []
+    models = [model for line in lines if line.endswith("}") for model in json.loads(line).items()]
+    return {name: [Judgement(**judgement) for judgement in judgements] for name, judgements in models}
+
+
 def main() -> None:
     """Prints every false alarm, and the number of runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=int, default=138, help="number of zoo models, each checked eight times")
+    parser.add_argument("--models", type=int, default=213, help="number of models, each checked eight times")
+    parser.add_argument("--names", nargs="+", default=MODELS, help="the models to vary")
     parser.add_argument(
         "--sums", type=int, default=112, help="number of models with long sums, each checked eight times"
     )
+    parser.add_argument("--results", type=Path, help="file of the results; models that it has are not repeated")
     arguments = parser.parse_args()
-    jobs = [*map(zoo_job, range(arguments.models)), *map(long_sum_job, range(arguments.sums))]
-    runs: list[Judgement] = []
+    model_jobs = [model_job(arguments.names, number) for number in range(arguments.models)]
+    done = read(arguments.results)
     with tempfile.TemporaryDirectory() as folder:
-        for number, job in enumerate(jobs):
-            for judgement in check_runs(job, Path(folder) / str(number)):
-                runs.append(judgement)
+        for number, job in enumerate([*model_jobs, *map(long_sum_job, range(arguments.sums))]):
+            name = f"{job.model.name}, seed {job.options.seed}, {job.options.exporter}"
+            if name in done:
+                continue
+            done[name] = list(check_runs(job, Path(folder) / str(number)))
+            for judgement in done[name]:
                 if judgement.failed:
                     excuse = ", FP16 is too coarse" if judgement.coarse else ""
                     print(f"{judgement.run}{excuse}: {judgement.failed}", flush=True)
+            if arguments.results:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps({name: [asdict(judgement) for judgement in done[name]]}) + "\n")
+    runs = [judgement for judgements in done.values() for judgement in judgements]
     failed = [judgement for judgement in runs if judgement.failed]
     false_alarms = sum(not judgement.coarse for judgement in failed)
     largest = max(judgement.share for judgement in runs if not judgement.failed)

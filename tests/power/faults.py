@@ -8,10 +8,11 @@ the run alone.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -131,25 +132,36 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def read(path: Path | None) -> dict[str, list[Result]]:
+    """The results of an earlier, interrupted campaign, by run."""
+    lines = path.read_text().splitlines() if path and path.is_file() else []
+    runs = [run for line in lines if line.endswith("}") for run in json.loads(line).items()]
+    return {name: [Result(**result) for result in results] for name, results in runs}
+
+
 def main() -> None:
     """Prints every missed fault of more than twice the tolerance, and then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=12, help="faults of each family in each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each model")
     parser.add_argument("--models", nargs="+", default=MODELS, help="models to use")
+    parser.add_argument("--results", type=Path, help="file of the results; runs that it has are not repeated")
     arguments = parser.parse_args()
-    results: list[Result] = []
+    done = read(arguments.results)
+    runs = [(number, name, seed) for seed in range(arguments.seeds) for number, name in enumerate(arguments.models)]
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.models:
-            for seed in range(arguments.seeds):
-                options = Options(seed=100 + seed, exporter=("torchscript", "dynamo")[seed % 2])
-                home = Path(folder) / f"{name}_{seed}"
-                run_results = list(try_faults(small(name, seed), options, home, arguments.count))
-                missed = [result for result in run_results if result.size > 2 and not result.detected]
-                summary = f"{name}, seed {seed}: {len(run_results)} tried, {len(missed)} missed"
-                print(summary, *missed, sep="\n  ", flush=True)
-                results += run_results
-    print(*table(results), sep="\n")
+        for number, name, seed in runs:
+            options = Options(seed=100 + seed, exporter=("torchscript", "dynamo")[(number + seed) % 2])
+            run_name = f"{name}, seed {seed}, {options.exporter}"
+            if run_name in done:
+                continue
+            done[run_name] = list(try_faults(small(name, seed), options, Path(folder) / run_name, arguments.count))
+            missed = [result for result in done[run_name] if result.size > 2 and not result.detected]
+            print(f"{run_name}: {len(done[run_name])} tried, {len(missed)} missed", *missed, sep="\n  ", flush=True)
+            if arguments.results:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps({run_name: [asdict(result) for result in done[run_name]]}) + "\n")
+    print(*table([result for results in done.values() for result in results]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The models of `make power`: every family of the zoo, on small images, and ten foreign architectures."""
+"""The models of `make power`: every family of the zoo, on small images, and foreign architectures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from dataclasses import replace
 
 from deploytool.loading import catalog
 from deploytool.spec import BATCH, Model, Preprocessing, Tensor
-from tests.foreign.table import NET_TABLE
+from tests.foreign.table import MASKED, NET_TABLE, Net
 
 ZOO = (
     *("shufflenet_g3_x0_25", "shufflenet_g8_x0_25", "mixnet_s", "squeezenet1_1", "mobilenet_v1_025"),
     "mobilenet_v1_cifar",
 )
 FOREIGN = ("residual", "dense", "inception", "convnext", "unet", "yolo_together", "vit", "gpt_large", "gru", "graph")
-MODELS = (*ZOO, *FOREIGN)
+TRANSFORMER_NETS = (
+    Net("transformers", "whisper", ("mel=12x24", "mel=12x40")),
+    Net("transformers", "t5", MASKED),
+    *(Net("transformers", name) for name in ("segformer", "yolo_anchors")),
+)
+ATTENTION = ("bert", "gpt_infinite", "llama", "vit", "swin", "detr", "whisper", "t5", "segformer", "yolo_anchors")
+MODELS = (*ZOO, *FOREIGN, *(name for name in ATTENTION if name not in FOREIGN))
 SIDE = 64
 
 
@@ -22,7 +28,7 @@ def small(name: str, seed: int = 0) -> Model:
 
     `seed` is that of the weights of a foreign model; those of a zoo model depend on the seed of the run.
     """
-    if name in FOREIGN:
+    if name not in ZOO:
         return _foreign(name, seed)
     model = catalog.find(name)
     side = min(SIDE, model.preprocessing.crop_size[0])
@@ -32,7 +38,7 @@ def small(name: str, seed: int = 0) -> Model:
 
 
 def _foreign(name: str, seed: int) -> Model:
-    net = next(net for net in NET_TABLE if net.factory == name)
+    net = next(net for net in (*NET_TABLE, *TRANSFORMER_NETS) if net.factory == name)
     inputs = tuple(Tensor(tensor.name, (BATCH, *tensor.shape), tensor.dtype, tensor.below) for tensor in net.tensors(0))
     preprocessing = Preprocessing()
     if preprocessing.images(inputs):

@@ -36,18 +36,10 @@ def _relu6(output: str, source: str) -> Fault:
     def plant(faulty: FaultGraph) -> None:
         faulty.put("relu6/smallest", np.array(0.0, np.float32))
         faulty.put("relu6/largest", np.array(_SIX, np.float32))
-        _replace(faulty, output, "Clip", source, "relu6/smallest", "relu6/largest")
+        faulty.replace(output, "Clip", source, "relu6/smallest", "relu6/largest")
 
     return Fault(output, plant, _SIX)
 
 
 def _relu(output: str, source: str) -> Fault:
-    return Fault(output, lambda faulty: _replace(faulty, output, "Relu", source))
-
-
-def _replace(faulty: FaultGraph, output: str, op: str, *inputs: str) -> None:
-    node = faulty.producer(output)
-    assert node is not None
-    node.op_type = op
-    node.input[:] = inputs
-    del node.attribute[:]
+    return Fault(output, lambda faulty: faulty.replace(output, "Relu", source))

@@ -13,16 +13,8 @@ from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     """One fault for every pool in the graph."""
-    shapes = _shapes(graph.model)
-    candidates = [_fault(node, shapes) for node in graph.nodes("MaxPool", "AveragePool")]
+    candidates = [_fault(node, graph.shapes) for node in graph.nodes("MaxPool", "AveragePool")]
     yield from rng.permutation(np.array(candidates, object)) if candidates else ()
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The shape of every tensor, 0 for free sizes."""
-    typed = onnx.shape_inference.infer_shapes(model).graph
-    values = (*typed.value_info, *typed.input, *typed.output)
-    return {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in values}
 
 
 def _fault(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> Fault:

@@ -21,20 +21,4 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
 
 def _fault(output: str, classes: int, by: int) -> Fault:
     order = np.roll(np.arange(classes), by)
-
-    def plant(faulty: FaultGraph) -> None:
-        producer = faulty.producer(output)
-        assert producer is not None
-        inner = f"{output}/unshifted"
-        for node in faulty.model.graph.node:
-            for names in (node.input, node.output):
-                names[:] = [inner if name == output else name for name in names]
-        faulty.put(f"{output}/order", order)
-        gather = faulty.model.graph.node.add()
-        gather.op_type, gather.name = "Gather", f"{output}/shifted"
-        gather.input.extend([inner, f"{output}/order"])
-        gather.output.append(output)
-        axis = gather.attribute.add()
-        axis.name, axis.type, axis.i = "axis", 2, 1
-
-    return Fault(output, plant, float(by))
+    return Fault(output, lambda faulty: faulty.append(output, "Gather", order, 1), float(by))

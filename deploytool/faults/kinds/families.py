@@ -33,6 +33,18 @@ FAMILIES = (
     "colours_swapped",
     "normalisation",
     "stale_weights",
+    "mask_inverted",
+    "mask_dropped",
+    "heads_permuted",
+    "attention_scale",
+    "softmax_axis",
+    "position_shifted",
+    "rotary_swapped",
+    "token_dropped",
+    "layer_norm_eps",
+    "gelu_swapped",
+    "boxes_reformatted",
+    "box_constants",
 )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from deploytool.spec import Preprocessing
 Weight = npt.NDArray[Any]
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+_BATCH = 7  # of the shapes that are inferred twice: sides that differ with the next batch are free
 _ZERO_AND_UP = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")
 _KEEP_SIGN = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Dropout"),
@@ -27,13 +30,15 @@ _KEEP_SIGN = (
 class FaultGraph:
     """An ONNX model with editing operations; `half` says that its weights are FP16 numbers, whatever their type.
 
-    `state` holds the source model's weights by name; `preprocessing` is that of the model's images.
+    Its constants become weights, in `model` itself. `state` holds the source model's weights by name; `preprocessing`
+    is that of the model's images.
     """
 
     def __init__(
         self, model: onnx.ModelProto, half: bool, state: Mapping[str, Weight], preprocessing: Preprocessing
     ) -> None:
         self.model, self.half, self.state, self.preprocessing = model, half, state, preprocessing
+        _move_constants(model.graph)
         self._weights = {weight.name: weight for weight in model.graph.initializer}
         self._producers = {output: node for node in model.graph.node for output in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -59,6 +64,16 @@ class FaultGraph:
         """The node that produces a tensor; None for inputs and weights."""
         return self._producers.get(tensor)
 
+    @cached_property
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of every tensor whose rank is known, 0 for free sizes; of the graph before any fault."""
+        one, two = (_shapes(self.model, batch) for batch in (_BATCH, _BATCH + 1))
+        return {
+            name: [side if side == two[name][axis] else 0 for axis, side in enumerate(shape)]
+            for name, shape in one.items()
+            if len(two.get(name, [])) == len(shape)
+        }
+
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
         """The nodes that read a tensor."""
         return self._consumers[tensor]
@@ -73,8 +88,7 @@ class FaultGraph:
 
     def weights(self) -> Iterator[str]:
         """The names of all floating-point weights."""
-        floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-        return (name for name, weight in self._weights.items() if weight.data_type in floats)
+        return (name for name, weight in self._weights.items() if weight.data_type in _FLOATS)
 
     def put(self, name: str, values: Weight) -> None:
         """Sets a weight, adding it if needed; in an FP16 graph the values are rounded to FP16, saturating."""
@@ -82,7 +96,7 @@ class FaultGraph:
         dtype = values.dtype if existing is None else helper.tensor_dtype_to_np_dtype(existing.data_type)
         if self.half and np.issubdtype(dtype, np.floating):
             values = fp16_rounding.saturate(values)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values.astype(dtype)), name)
+        tensor = numpy_helper.from_array(np.array(values, dtype, order="C"), name)
         if existing is None:
             self._weights[name] = self.model.graph.initializer.add()
         self._weights[name].CopyFrom(tensor)
@@ -115,6 +129,43 @@ class FaultGraph:
             [node],
         )
 
+    def add_before(self, tensor: str, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Inserts nodes before the producer of a tensor."""
+        following = self._producers[tensor]
+        first = next(index for index, node in enumerate(self.model.graph.node) if node is following)
+        for index, node in enumerate(nodes, first):
+            self.model.graph.node.insert(index, node)
+            added = self.model.graph.node[index]  # insert() stores a copy
+            self._producers[added.output[0]] = added
+            for name in added.input:
+                self._consumers[name].append(added)
+
+    def append(self, output: str, op: str, weight: Weight, axis: int | None = None) -> None:
+        """Inserts a node between an output of the graph and its producer; `weight` is its second input."""
+        inner, second = f"{output}/{op}/of", f"{output}/{op}/by"
+        for node in self.model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == output else name for name in names]
+        self.put(second, weight)
+        node = helper.make_node(op, [inner, second], [output], f"{output}/{op}")
+        if axis is not None:
+            set_attribute(node, "axis", axis)
+        self.model.graph.node.append(node)
+        self._producers[inner], self._consumers[inner] = self._producers[output], [*self._consumers[output], node]
+        self._producers[output], self._consumers[output] = self.model.graph.node[-1], []
+
+    def replace(self, output: str, op: str, *inputs: str) -> None:
+        """Makes the producer of a tensor a node of another operator, without attributes."""
+        node = self._producers[output]
+        node.op_type = op
+        node.input[:] = inputs
+        del node.attribute[:]
+
+    def put_scalar(self, name: str, value: float) -> str:
+        """Adds a scalar FP32 weight and returns its name."""
+        self.put(name, np.array(value, np.float32))
+        return name
+
     def never_negative(self, tensor: str) -> bool:
         """Whether the producer of a tensor cannot make negative values; False where this is unknown."""
         node = self.producer(tensor)
@@ -129,8 +180,43 @@ class FaultGraph:
         return node.op_type in _KEEP_SIGN and self.never_negative(node.input[0])
 
 
+def _move_constants(graph: onnx.GraphProto) -> None:
+    """Makes initializers of the nodes that produce a constant tensor."""
+    for index, node in reversed(list(enumerate(graph.node))):
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            weight = graph.initializer.add()
+            weight.CopyFrom(node.attribute[0].t)
+            weight.name = node.output[0]
+            del graph.node[index]
+
+
+def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, list[int]]:
+    """The shape of every tensor for inputs of that batch, without which sizes that the graph computes stay unknown."""
+    graph = model.graph
+    floats = [weight for weight in graph.initializer if weight.data_type in _FLOATS]  # their values give no shape
+    inputs = [helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in floats]
+    outputs = [
+        helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, None) for value in graph.output
+    ]
+    others = [weight for weight in graph.initializer if weight.data_type not in _FLOATS]
+    inner = helper.make_graph(graph.node, graph.name, [*graph.input, *inputs], outputs, others)
+    for value in inner.input[: len(graph.input)]:
+        sides = value.type.tensor_type.shape.dim
+        if len(sides) and not sides[0].HasField("dim_value"):
+            sides[0].dim_value = batch
+    copy = helper.make_model(inner, opset_imports=model.opset_import, ir_version=model.ir_version)
+    typed = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    values = [value for value in (*typed.value_info, *typed.input, *typed.output) if _has_shape(value)]
+    shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in values}
+    return shapes | {weight.name: list(weight.dims) for weight in others}
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
+
+
 def _is_float(value: onnx.ValueInfoProto) -> bool:
-    return value.type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    return value.type.tensor_type.elem_type in _FLOATS
 
 
 def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
@@ -138,7 +224,7 @@ def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == name), None)
 
 
-def set_attribute(node: onnx.NodeProto, name: str, value: int | list[int]) -> None:
+def set_attribute(node: onnx.NodeProto, name: str, value: float | list[int] | str) -> None:
     """Sets an attribute of a node, replacing its value."""
     others = [attribute for attribute in node.attribute if attribute.name != name]
     del node.attribute[:]
