@@ -136,10 +136,11 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
     _expect(isinstance(data, Mapping), data, where, "an object")
     hints = _hints(kind)
-    missing = next((field.name for field in fields(kind) if field.name not in data), None)
-    if missing is not None:
-        raise Malformed(f"{_child(where, missing)} is missing")
-    return kind(**{name: _decode(hints[name], data[name], _child(where, name)) for name in hints})
+    missing = [field for field in fields(kind) if field.name not in data]
+    required = next((field.name for field in missing if not field.metadata.get("optional")), None)
+    if required is not None:
+        raise Malformed(f"{_child(where, required)} is missing")
+    return kind(**{name: _decode(hints[name], data[name], _child(where, name)) for name in hints if name in data})
 
 
 def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:

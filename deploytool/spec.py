@@ -15,6 +15,7 @@ OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
 TORCHSCRIPT_OPSET = 20  # the newest that the torchscript exporter supports
 ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
+_OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -72,6 +73,14 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+
+
+class Fill(StrEnum):
+    """How the golden data of an input is drawn."""
+
+    RANDOM = "random"
+    MASK = "mask"  # ones, and from a random length on zeros, as for padding
+    RANGE = "range"  # 0, 1, 2, … along the last axis, as positions
 
 
 class Status(StrEnum):
@@ -134,13 +143,14 @@ def state_text(state: Enum, reason: str = "") -> str:
 class Tensor:
     """An input or output; a name in the shape is a dynamic dimension, and the first dimension is always the batch.
 
-    The values of an integer input lie in 0 … below - 1.
+    The values of an integer input lie in 0 … below - 1; `fill` says how golden data is drawn.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     below: int = 2
+    fill: Fill = field(default=Fill.RANDOM, metadata=_OPTIONAL)
 
     def image_size(self, layout: str) -> tuple[int | str, int | str] | None:
         """Height and width of a batch of images with layout `NCHW` or `NHWC`; None if the tensor is not one.
@@ -227,11 +237,13 @@ class GivenGraph:
 
 @dataclass(frozen=True)
 class Model:
-    """A model definition; `factory` is `package.module:function`, `path/to/file.py:function` or `path/to/model.onnx`.
+    """A model definition; `factory` is a reference to code, the path of an ONNX file, or names a model of a hub.
 
-    `given` describes a model that is an ONNX file, and is None for all others.
+    It is `package.module:function`, `path/to/file.py:function`, `path/to/model.onnx`, `hf:NAME` or `timm:NAME`. `given`
+    describes a model that is an ONNX file, and is None for all others.
 
-    `options` are the arguments of the factory. `classes` are the names of the classes in the order of the outputs, if
+    `options` are the arguments of the factory, and `constants` those of `forward` that are no tensors. `sizes` are the
+    default ranges of dynamic dimensions. `classes` are the names of the classes in the order of the outputs, if
     known. `asked` are the names of the options that the user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are published
     figures, None if unknown.
@@ -248,6 +260,8 @@ class Model:
     classes: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     given: GivenGraph | None = None
+    sizes: Mapping[str, Range] = field(default_factory=dict, metadata=_OPTIONAL)
+    constants: Mapping[str, Option] = field(default_factory=dict, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True)

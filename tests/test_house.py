@@ -39,7 +39,7 @@ BACKENDS = (
 IMPORTS = grimp.build_graph("deploytool")
 HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
-    *("cryptography", "model_signing", "jinja2", "matplotlib"),
+    *("cryptography", "model_signing", "jinja2", "matplotlib", "transformers", "timm", "huggingface_hub"),
 )
 HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.backends.eager": "torch",
@@ -51,6 +51,8 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.benchmark.run": "torch, through backends",
     "deploytool.parity.intermediates": "onnx",
     "deploytool.loading.cost": "torch",
+    "deploytool.loading.hub.huggingface": "transformers",
+    "deploytool.loading.hub.timm": "timm",
     "deploytool.exporters.dynamo": "torch",
     "deploytool.exporters.torchscript": "torch",
     "deploytool.parity.checks": "onnx, through backends",

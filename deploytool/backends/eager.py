@@ -194,7 +194,7 @@ def call_module(
         tensor.name: _input_copy(inputs[tensor.name], double) if copies else inputs[tensor.name]
         for tensor in model.inputs
     }
-    bound = arguments.bind(module.forward, list(tensors))
+    bound = arguments.bind(module.forward, list(tensors), model.constants)
     try:
         with torch.no_grad(), fp64.run() if double else nullcontext():
             return bound.call(module, tensors)

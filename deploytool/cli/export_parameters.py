@@ -28,6 +28,7 @@ _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "inputs": params.tensors,
     "sizes": params.sizes,
     "arguments": params.arguments,
+    "forward": params.forward_arguments,
     "tolerance": params.tolerances,
     "outputs": params.names,
     "keep_fp32": params.names,

@@ -9,12 +9,15 @@ from fractions import Fraction
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.spec import BATCH, DTYPES, ImageSize, Option, Range, Tensor
+from deploytool.spec import BATCH, DTYPES, Fill, ImageSize, Option, Range, Tensor
 
-_FORM = "write [NAME=]3x224x224[:DTYPE[:BELOW]], dynamic dimensions as words; NAME=:DTYPE is one number per case"
+_FORM = (
+    "write [NAME=]3x224x224[:DTYPE[:BELOW]], dynamic dimensions as words; NAME=:DTYPE is one number per case; "
+    "mask or range for BELOW is a mask of padding, or positions"
+)
 _SIDE = r"[1-9]\d*|[A-Za-wyz_]\w*"
 _INPUT = re.compile(
-    rf"(?:(?P<name>[^=]+)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*))?)?"
+    rf"(?:(?P<name>[^=]+)=)?(?P<shape>(?:{_SIDE})(?:x(?:{_SIDE}))*)?(?::(?P<dtype>\w+)(?::(?P<below>[1-9]\d*|mask|range))?)?"
 )
 _ALIASES = {  # names of our types in torch and other tools
     **{"fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32", "fp64": "float64"},
@@ -52,11 +55,12 @@ def _tensor(text: str, number: int) -> Tensor:
         intended = _intended(text)
         remedy = f"write --input {intended}" if intended else f"choose from {', '.join(DTYPES)}"
         raise BadInput(f"--input {text} has an invalid type", remedy)
-    below = options.below(dtype) if match["below"] is None else int(match["below"])
+    fill = Fill(match["below"]) if match["below"] in tuple(Fill) else Fill.RANDOM
+    below = int(match["below"]) if match["below"] and fill is Fill.RANDOM else options.below(dtype)
     sides = match["shape"].split("x") if match["shape"] else []
     default_name = f"input_{number}" if number else "input"
     name = default_name if match["name"] is None else match["name"]
-    return Tensor(name, (BATCH, *(int(side) if side.isdecimal() else side for side in sides)), dtype, below)
+    return Tensor(name, (BATCH, *(int(side) if side.isdecimal() else side for side in sides)), dtype, below, fill)
 
 
 def _intended(text: str) -> str | None:
@@ -81,8 +85,17 @@ def sizes(texts: Sequence[str]) -> dict[str, Range]:
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:
     """Parses the factory's arguments: `NAME=VALUE`, a JSON number, string, true, false or null, otherwise a string."""
+    return _values("--arg", texts)
+
+
+def forward_arguments(texts: Sequence[str]) -> dict[str, Option]:
+    """Parses the arguments of `forward`, as those of the factory."""
+    return _values("--forward", texts)
+
+
+def _values(option: str, texts: Sequence[str]) -> dict[str, Option]:
     options: dict[str, Option] = {}
-    for name, value in _pairs("--arg", texts, "NAME=VALUE"):
+    for name, value in _pairs(option, texts, "NAME=VALUE"):
         try:
             decoded = json.loads(value)
         except ValueError:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from deploytool.data import images
 from deploytool.data.golden import Arrays
-from deploytool.spec import Model, Preprocessing, Tensor
+from deploytool.spec import Fill, Model, Preprocessing, Tensor
 
 Values = npt.NDArray[Any]
 
@@ -56,6 +56,10 @@ def draw(model: Model, inputs: Arrays, most: int) -> list[Case]:
 def _forms(tensor: Tensor, usual: Values, model: Model) -> Iterator[_Form]:
     if tensor in model.preprocessing.images(model.inputs):
         yield from _of_pixels(tensor, usual, model.preprocessing)
+    elif tensor.fill is Fill.MASK:
+        yield from _of_masks(usual)
+    elif tensor.fill is Fill.RANGE:
+        return  # positions have no other natural values
     elif usual.dtype.kind == "f":
         yield from _of_numbers(usual)
     else:
@@ -117,6 +121,14 @@ def _of_integers(usual: Values, below: int) -> Iterator[_Form]:
     yield _Form(0, "zero", below > _TRUTHS, np.zeros_like(usual))  # an empty mask is not expected in deployment
     yield _Form(2, "the largest", True, np.full_like(usual, below - 1))
     yield _Form(5, "a padded tail", True, tail)
+
+
+def _of_masks(usual: Values) -> Iterator[_Form]:
+    """A mask without padding, and one that leaves a single element; an empty mask has no defined result."""
+    alone = np.zeros_like(usual)
+    alone[..., :1] = 1
+    yield _Form(2, "no padding", True, np.ones_like(usual))
+    yield _Form(5, "all but one padded", True, alone)
 
 
 def _typed(values: Values, like: Values) -> Values:

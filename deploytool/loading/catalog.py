@@ -13,6 +13,7 @@ from deploytool.data import preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput
 from deploytool.loading import factory
+from deploytool.loading.hub import doors
 from deploytool.spec import INPUT_OPTION, Model, Option, Preprocessing, SourceKind, Tensor
 
 _SIMILARITY = 0.8  # difflib ratio; at 0.5 resnet18 matched mobilenet_v1
@@ -46,16 +47,28 @@ def _load_entry_point(point: EntryPoint) -> Sequence[Model]:
     return models
 
 
-def find(name: str, inputs: Sequence[Tensor] = (), arguments: Mapping[str, Option] | None = None) -> Model:
+def find(
+    name: str,
+    inputs: Sequence[Tensor] = (),
+    arguments: Mapping[str, Option] | None = None,
+    *,
+    trust_code: bool = False,
+) -> Model:
     """Finds the model named `name`, or the user's model: `file.py:function`, `module:function` or `model.onnx`.
 
+    A reference `hf:NAME` or `timm:NAME` finds a model of that hub, for which its library is imported.
+
     inputs: the input tensors; required for a user's code, an override for others. arguments: passed to the factory.
+    trust_code: whether a model of a hub may run code of its own.
     Raises BadInput for an unknown name, with the closest one, for a user's code without declared inputs, and for a file
     that is not a valid graph.
     """
     if factory.kind(name) is SourceKind.GRAPH:
         return _given_graph(name, inputs, arguments or {})
-    model = _user_model(name, inputs) if ":" in name else _by_name(name)
+    if doors.is_hub(name):
+        model = doors.describe(name, arguments or {}, trust_code=trust_code)
+    else:
+        model = _user_model(name, inputs) if ":" in name else _by_name(name)
     if inputs:
         model = preprocess.resolve(
             replace(model, inputs=tuple(inputs), asked=(INPUT_OPTION,)), StatedPreprocessing(), {}

@@ -1,6 +1,7 @@
-"""Resolves a reference `package.module:function` or `path/to/file.py:function`, and lists its source files.
+"""Resolves a reference to its callable, and lists its source files.
 
-The reference of a given ONNX file is its path, and its source files are itself and the files of its external data.
+A reference is `package.module:function`, `path/to/file.py:function`, or names a model of a hub: `hf:NAME`, `timm:NAME`.
+That of a given ONNX file is its path, and its source files are itself and the files of its external data.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from deploytool.errors import BadInput
 from deploytool.loading import user_code
+from deploytool.loading.hub import doors
 from deploytool.loading.user_code import ModuleLocation
 from deploytool.spec import SourceKind
 
@@ -55,6 +57,8 @@ def resolve(reference: str) -> Callable[..., Any]:
 
     Raises BadInput if the file, the module or the function does not exist.
     """
+    if doors.is_hub(reference):
+        return doors.factory(reference)
     path_or_module, _, name = reference.rpartition(":")
     module = _import_module(path_or_module, reference)
     function = getattr(module, name, None)
@@ -68,12 +72,15 @@ def source_files(reference: str) -> tuple[Path, ...]:
     """The source files of `reference`, found without importing: its own and those it may import.
 
     For a file: the files in its folder, in its package, and in packages in its folder. For a module: its whole package.
-    For an ONNX file: itself and the files of its external data. Raises BadInput if there is no such file or module.
+    For an ONNX file: itself and the files of its external data. For a model of a hub: its local files, weights
+    included. Raises BadInput if there is no such file or module.
     """
     if kind(reference) is SourceKind.GRAPH:
         files: tuple[Path, ...] = importlib.import_module(_GRAPH_FILES).files_of(Path(reference))
         return files
     path_or_module = reference.rpartition(":")[0]
+    if doors.is_hub(reference):
+        return doors.files(reference)
     if is_zoo(reference):
         return tuple(path for path in sorted(zoo_folder().glob("*.py")) if path.name != "specs.py")
     location = _locate(path_or_module)
@@ -93,13 +100,17 @@ def project_folder(reference: str) -> Path | None:
         return Path(reference).resolve().parent
     if is_zoo(reference):
         return zoo_folder()
+    if doors.is_hub(reference):
+        return doors.folder(reference)
     location = _locate(reference.rpartition(":")[0])
     return location.root if location else None
 
 
 def module_name(reference: str) -> str:
-    """The name in `sys.modules` of the module of a factory."""
+    """The name in `sys.modules` of the module of a factory; empty for a model of a hub, whose code is its library's."""
     path_or_module = reference.rpartition(":")[0]
+    if doors.is_hub(reference):
+        return ""
     location = None if is_zoo(reference) else _locate(path_or_module)
     return location.name if location else path_or_module
 

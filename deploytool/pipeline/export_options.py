@@ -62,7 +62,8 @@ class ExportOptions:
         Inputs,
         Declaration(
             _MODEL,
-            "An input without its batch: [NAME=]3x224x224[:DTYPE[:BELOW]]; NAME=:DTYPE is one number per case.",
+            "An input without its batch: [NAME=]3x224x224[:DTYPE[:BELOW]], with mask or range for BELOW; "
+            "NAME=:DTYPE is one number per case; NAME.0 and NAME.1 form a list.",
             metavar="SHAPE",
             flag="input",
         ),
@@ -80,6 +81,12 @@ class ExportOptions:
     arguments: Annotated[
         Mapping[str, Option] | None,
         Declaration(_MODEL, "An argument of the model's factory.", metavar="NAME=VALUE", flag="arg"),
+    ] = None
+    forward: Annotated[
+        Mapping[str, Option] | None,
+        Declaration(
+            _MODEL, "An argument of the model's forward that is no input, such as a flag.", metavar="NAME=VALUE"
+        ),
     ] = None
     preprocess: Annotated[
         str | None,

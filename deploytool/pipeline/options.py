@@ -24,6 +24,7 @@ from deploytool.spec import (
     NEWEST_OPSET,
     OLDEST_OPSET,
     TORCHSCRIPT_OPSET,
+    Fill,
     Model,
     Options,
     Precision,
@@ -169,6 +170,9 @@ def _check(tensor: Tensor) -> None:
             raise BadInput(f"{side!r} in the shape of input {tensor.name} is not a size", remedy)
     if tensor.dtype not in DTYPES:
         raise BadInput(f"invalid type {tensor.dtype!r} for input {tensor.name}", f"choose from {', '.join(DTYPES)}")
+    if tensor.fill is Fill.RANGE and len(tensor.shape) == 1:
+        problem = f"input {tensor.name} is a range, and has no axis that it runs along"
+        raise BadInput(problem, f"give it a length: --input {tensor.name}=128:{tensor.dtype}:range")
     largest = _LARGEST.get(tensor.dtype)
     if largest is None and tensor.below != below(tensor.dtype):
         raise BadInput(f"input {tensor.name} is {tensor.dtype}, and only integers have a bound", "leave BELOW out")

@@ -76,7 +76,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     definition = _definition(model, requested, golden)
     if definition.given is not None:
         definition = given_graph.settle(definition, requested)
-    sizes = checks.sizes(requested.sizes or {}, definition.inputs)
+    sizes = checks.sizes({**_default_sizes(definition), **(requested.sizes or {})}, definition.inputs)
     definition = data_preprocess.resolve(definition, _stated_preprocessing(requested), sizes)
     definition = _with_class_names(definition, requested.classes)
     options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition))
@@ -96,13 +96,20 @@ def _definition(model: str | Model, requested: ExportOptions, golden: Source | N
     """The definition of a model, which is given itself, by name or by its factory."""
     inputs = requested.inputs or _declared_inputs(model, golden)
     if isinstance(model, str):
-        return catalog.find(model, checks.tensors(inputs), requested.arguments or {})
+        found = catalog.find(model, checks.tensors(inputs), requested.arguments or {}, trust_code=requested.trust_code)
+        return replace(found, constants={**found.constants, **(requested.forward or {})})
     if not isinstance(model, Model):
         problem = f"the model must be a string or a Model, not {type(model).__name__}"
         raise BadInput(problem, "name its factory: 'file.py:factory' or 'package.module:factory'")
-    if inputs or requested.arguments:
+    if inputs or requested.arguments or requested.forward:
         raise BadInput(f"the Model {model.name} defines its inputs and arguments itself", "set them in the Model")
     return model
+
+
+def _default_sizes(model: Model) -> dict[str, Range]:
+    """The model's own ranges of those dynamic dimensions that its inputs have."""
+    words = {side for tensor in model.inputs for side in tensor.shape[1:]}
+    return {word: limits for word, limits in model.sizes.items() if word in words}
 
 
 def _declared_inputs(model: str | Model, golden: Source | None) -> Sequence[Tensor]:

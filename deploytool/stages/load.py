@@ -38,7 +38,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         model, module, origin, remarks = _with_weights(model, options)
         memory_estimate.check(_bytes(module), job)
         disk.check(out.parent, _bytes(module), out.name)
-        arguments.bind(module.forward, [tensor.name for tensor in model.inputs])  # raises for an unknown name
+        arguments.bind(module.forward, [tensor.name for tensor in model.inputs], model.constants)  # an unknown name
         state = _state(module, model, options)
         result = _probe(module, model, state, options)
     eager.save(state, result.model, out)

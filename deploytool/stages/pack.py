@@ -123,12 +123,17 @@ def _graphs(inputs: StageInputs) -> tuple[Artifact, Artifact]:
 def _content(inputs: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Content:
     model = inputs.source().definition
     serves = serde.decode(dict[str, serde.Json], notes["serves"])
-    below = {tensor.name: tensor.below for tensor in model.inputs}
-    feeds = tuple(replace(_tensor(value), below=below.get(value.name, 2)) for value in graph.graph.input)
+    declared = {tensor.name: tensor for tensor in model.inputs}
+    feeds = tuple(_as_declared(_tensor(value), declared.get(value.name)) for value in graph.graph.input)
     outputs = tuple(_tensor(value) for value in graph.graph.output)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
     free = serde.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
     return _Content(name, model, feeds, outputs, free, serde.decode(Precision, serves["io"]))
+
+
+def _as_declared(tensor: Tensor, declared: Tensor | None) -> Tensor:
+    """An input of the graph with the bound and the kind of values that the model declares for it."""
+    return replace(tensor, below=declared.below, fill=declared.fill) if declared else tensor
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

@@ -17,6 +17,7 @@ from deploytool.errors import DeployError, StageFailed
 from deploytool.host import exception_text
 from deploytool.loading import factory
 from deploytool.loading.graph import source
+from deploytool.loading.hub import doors
 from deploytool.spec import Model, SourceKind
 
 _SEED = 0
@@ -41,7 +42,7 @@ def build(model: Model) -> BuiltModel:
         return BuiltModel(source.module(model), ())
     with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:
-            factory_result = factory.resolve(model.factory)(**model.options)
+            factory_result, made = _made(model)
         except ImportError as error:  # an import inside the factory
             raise factory.missing_module(model.factory, error) from error
     module, removed = _unwrap(factory_result)
@@ -60,7 +61,15 @@ def build(model: Model) -> BuiltModel:
         module.eval()  # its return value is ignored: a train() of the user may return nothing
     if factory.is_zoo(model.factory):
         _set_constant_size(module, constant=not any(axis > 0 for tensor in model.inputs for axis in tensor.free_axes()))
-    return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in removed)))
+    return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in (*made, *removed))))
+
+
+def _made(model: Model) -> tuple[Any, tuple[str, ...]]:
+    """What the factory returns, and remarks of a hub about it."""
+    if doors.is_hub(model.factory):
+        made = doors.make(model.factory, model.options)
+        return made.module, made.remarks
+    return factory.resolve(model.factory)(**model.options), ()
 
 
 def _set_constant_size(module: nn.Module, *, constant: bool) -> None:

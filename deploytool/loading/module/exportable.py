@@ -22,7 +22,7 @@ def exportable(module: nn.Module, model: Model, result: Any) -> nn.Module:
     module itself is returned. Parameters and submodules keep their names, which appear in the graph.
     """
     names = [tensor.name for tensor in model.inputs]
-    bound = arguments.bind(module.forward, names)
+    bound = arguments.bind(module.forward, names, model.constants)
     by_position = bound.positional == tuple(names) and bound.exact and not bound.keywords
     if by_position and (isinstance(result, torch.Tensor) or _is_flat(result, len(model.outputs))):
         return module
@@ -43,14 +43,10 @@ class _Exportable(nn.Module):
         hooked = module._forward_hooks or module._forward_pre_hooks
         forward = module if hooked else module.forward
         names = [tensor.name for tensor in model.inputs]
-        positional = [names.index(name) for name in bound.positional]
-        keywords = [(parameter, names.index(name)) for parameter, name in bound.keywords.items()]
         count = len(model.outputs)
 
         def call(inputs: tuple[torch.Tensor, ...]) -> Any:
-            result = forward(
-                *[inputs[index] for index in positional], **{name: inputs[index] for name, index in keywords}
-            )
+            result = bound.call(forward, dict(zip(names, inputs, strict=True)))
             if isinstance(result, torch.Tensor):
                 return result
             return _without_aliases(result if _is_flat(result, count) else select_outputs(result, model))
