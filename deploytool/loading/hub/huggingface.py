@@ -66,16 +66,14 @@ def make(name: str, arguments: Mapping[str, Option]) -> HubModule:
     _keep_masks()
     folder, config = _folder(name), _config(name, arguments)
     kind = _model_class(name, config, arguments)
-    attention = str(arguments.get("attention") or ("sdpa" if getattr(kind, "_supports_sdpa", False) else "eager"))
-    remarks = [f"attention is computed by the {attention} implementation of transformers"]
-    if any((folder / file).is_file() for file in _WEIGHTS):
-        module, missing = _loaded(kind, folder, config, attention)
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            remarks.append(f"{folder} has no weights for {missing[0]}{more}: they are random")
-    else:
-        module = kind._from_config(config, dtype=torch.float32, attn_implementation=attention)
+    remarks = []
+    module, attention, missing = _loaded(kind, folder, config, str(arguments.get("attention") or ""))
+    remarks.append(f"attention is computed by the {attention} implementation of transformers")
+    if missing is None:
         remarks.append(f"{folder} has no weights: they are random")
+    elif missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        remarks.append(f"{folder} has no weights for {missing[0]}{more}: they are random")
     for file in files(name):  # safetensors opens files where no audit hook sees it: they are part of the cache key
         with file.open("rb"):
             pass
@@ -105,17 +103,25 @@ def folder(name: str) -> Path:
 
 def _loaded(
     kind: Any, folder: Path, config: transformers.PretrainedConfig, attention: str
-) -> tuple[torch.nn.Module, list[str]]:
-    """The model with the weights in a folder, and the names of those that are not there."""
-    module, info = kind.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    return module, sorted(info["missing_keys"])
+) -> tuple[torch.nn.Module, str, list[str] | None]:
+    """The model, the implementation of its attention, and the names of weights that are not in the folder.
+
+    There are no names if the folder has no weights at all. Unless an implementation is stated, it is `sdpa`, which is
+    the fastest that both exporters take, and `eager` where a part of the model does not support that.
+    """
+    chosen = attention or ("sdpa" if getattr(kind, "_supports_sdpa", False) else "eager")
+    options = {"config": config, "dtype": torch.float32, "attn_implementation": chosen}
+    has_weights = any((folder / file).is_file() for file in _WEIGHTS)
+    try:
+        if not has_weights:
+            config_options = {name: value for name, value in options.items() if name != "config"}
+            return kind._from_config(config, **config_options), chosen, None
+        module, info = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, **options)
+    except ValueError:
+        if attention or chosen == "eager":
+            raise
+        return _loaded(kind, folder, config, "eager")
+    return module, chosen, sorted(info["missing_keys"])
 
 
 def _is_path(name: str) -> bool:

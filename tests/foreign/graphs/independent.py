@@ -1,0 +1,136 @@
+"""Compares the files of an export with the library's own model in FP64, without any code of deploytool.
+
+Run as a program with a row's name, the folder that its maker filled, and that of the run; prints one JSON object. An
+FP16 graph is run as an FP32 graph that rounds every result to FP16, as `truth` does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from tests.foreign import truth
+from tests.foreign.graphs.rows import ROWS, Origin, Row
+
+CASES, TOKENS = 2, 20
+_TYPES = {1: "float32", 7: "int64", 6: "int32", 9: "bool", 10: "float16", 11: "float64", 2: "uint8", 3: "int8"}
+
+
+def main(row: Row, made: Path, run: Path) -> dict[str, Any]:
+    """The errors of the FP32 and the FP16 graph, relative to the largest value of each output, and the counts."""
+    full, half = run / "rewrite" / "model.onnx", run / "fp16" / "model.onnx"
+    graph = onnx.load(full)
+    arrays = draw(graph, bound(row, made))
+    exact = reference(row, made, arrays)
+    found = {"fp32": _error(graph, arrays, exact, fp16=False)}
+    narrow = onnx.load(half)
+    found["fp16"] = _error(truth.emulate_fp16(narrow), arrays, exact, fp16=True)
+    return {**found, "nodes": len(narrow.graph.node), "outputs": [value.name for value in graph.graph.output]}
+
+
+def bound(row: Row, made: Path) -> int:
+    """The size of the vocabulary; 2 for other models."""
+    if row.origin is not Origin.TRANSFORMERS:
+        return 2
+    config = json.loads((made / "config.json").read_text())
+    return int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 2)
+
+
+def draw(graph: onnx.ModelProto, vocabulary: int) -> dict[str, truth.Array]:
+    """Inputs for a graph: token ids, a mask with a padded tail in the second case, and noise."""
+    rng = np.random.default_rng(4711)
+    arrays: dict[str, truth.Array] = {}
+    weights = {weight.name for weight in graph.graph.initializer}
+    for value in graph.graph.input:
+        if value.name in weights:
+            continue
+        sides = [side.dim_value or side.dim_param for side in value.type.tensor_type.shape.dim]
+        shape = [CASES if number == 0 and not isinstance(side, int) else side for number, side in enumerate(sides)]
+        sizes = [side if isinstance(side, int) else {"samples": 8000}.get(str(side), TOKENS) for side in shape]
+        kind = np.dtype(_TYPES[value.type.tensor_type.elem_type])
+        if "mask" in value.name:
+            array = np.ones(sizes, kind)
+            array[-1, ..., sizes[-1] - sizes[-1] // 3 :] = 0
+        elif kind.kind == "f":
+            array = rng.standard_normal(sizes).astype(kind)
+        else:
+            array = rng.integers(0, vocabulary if value.name.endswith("input_ids") else 2, sizes).astype(kind)
+        arrays[value.name] = array
+    return arrays
+
+
+def reference(row: Row, made: Path, arrays: Mapping[str, truth.Array]) -> dict[str, truth.Array]:
+    """The answers of the library's own model in FP64, by name as far as they have one."""
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    module = _module(row, made).eval()
+    with torch.no_grad():
+        try:
+            result = module.double()(*wide.values()) if row.origin is Origin.TIMM else module(**wide)
+        except RuntimeError:  # code that asks for FP32: its answers in FP32 are the reference
+            module = _module(row, made).eval()
+            result = module(**tensors)
+    return {name: tensor.numpy() for name, tensor in _flat(result, "")}
+
+
+def _module(row: Row, made: Path) -> torch.nn.Module:
+    if row.origin is Origin.TIMM:
+        import timm
+        from safetensors.torch import load_file
+
+        module: torch.nn.Module = timm.create_model(row.model.partition(":")[2], **dict(row.create))
+        module.load_state_dict(load_file(made / "weights.safetensors"))
+        return module
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    architecture = json.loads((made / "config.json").read_text())["architectures"][0]
+    whole: torch.nn.Module = getattr(transformers, architecture).from_pretrained(made, attn_implementation="eager")
+    part = next((argument.rpartition("=")[2] for argument in row.arguments if "part=" in argument), "")
+    return (whole.get_submodule(part) if part else whole).double()
+
+
+def _flat(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
+    """The tensors in a result by the path of their keys."""
+    if isinstance(value, torch.Tensor):
+        return [(name or "logits", value)]
+    if isinstance(value, Mapping):
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}".lstrip("."))]
+    if isinstance(value, (tuple, list)):
+        return [pair for key, item in enumerate(value) for pair in _flat(item, f"{name}.{key}".lstrip("."))]
+    return []
+
+
+def _error(
+    graph: onnx.ModelProto, arrays: Mapping[str, truth.Array], exact: Mapping[str, truth.Array], *, fp16: bool
+) -> dict[str, float]:
+    """The largest error of each output, relative to its largest value."""
+    names = [value.name for value in graph.graph.output]
+    order = [value.name for value in graph.graph.input if value.name in arrays]
+    answers = truth.run(graph, {"only": [arrays[name] for name in order]}, fp16=fp16)["only"]
+    errors = {}
+    for name, answer in zip(names, answers, strict=True):
+        expected = exact.get(name)
+        if expected is None and len(exact) == len(names):
+            expected = list(exact.values())[names.index(name)]
+        if expected is None or expected.shape != answer.shape:
+            errors[name] = float("inf")
+            continue
+        scale = float(np.abs(expected).max()) or 1.0
+        errors[name] = float(np.abs(answer.astype(np.float64) - expected).max()) / scale
+    return errors
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    chosen = next(row for row in ROWS if row.name == sys.argv[1])
+    print(json.dumps(main(chosen, Path(sys.argv[2]), Path(sys.argv[3]))))
