@@ -160,11 +160,12 @@ def _check_keywords(args: Collection[object], keywords: Collection[str]) -> None
 def export(model: str | Model, options: ExportOptions) -> Run:
     """Exports a model to TorchScript, ONNX, FP16 ONNX and, with `trt`, TensorRT; compares each with the eager model.
 
-    `model` is a name that `deploytool models` lists, `file.py:factory` or `package.module:factory`. The keywords are
-    the fields of `ExportOptions` and the options of the command line. With `to="onnx"` the pipeline ends at the FP32
-    graph. With `quick` nothing is timed, no fault is planted, and fewer images are compared; `images`, `faults`,
-    `seconds` and `rewrite` override these defaults. `outputs` are the outputs to export, named by the keys of a dict,
-    the fields of a dataclass or the positions in a tuple: `mask`, `past.0.key`, `output_1`.
+    `model` is a name that `deploytool models` lists, `file.py:factory`, `package.module:factory`, `hf:NAME` or
+    `timm:NAME`. The keywords are the fields of `ExportOptions` and the options of the command line. With
+    `to="onnx"` the pipeline ends at the FP32 graph. With `quick` nothing is timed, no fault is planted, and fewer
+    images are compared; `images`, `faults`, `seconds` and `rewrite` override these defaults. `outputs` are the
+    outputs to export, named by the keys of a dict, the fields of a dataclass or the positions in a tuple: `mask`,
+    `past.0.key`, `output_1`.
 
     A failed check raises no exception: it is the run's `error`, which `check()` raises. Raises BadInput, MissingBackend
     or NotVerified (a required target without an engine) before any work is done, and StageFailed or ParityFailed if a

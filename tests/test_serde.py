@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -181,3 +181,15 @@ def test_an_optional_enum() -> None:
     assert serde.decode(Shade, {"colour": None}).colour is None
     with pytest.raises(serde.Malformed, match="colour is 'mauve', and should be one of red or null"):
         serde.decode(Shade, {"colour": "mauve"})
+
+
+def test_a_field_that_earlier_versions_lack_has_its_default() -> None:
+    @dataclass(frozen=True)
+    class Later:
+        name: str
+        added: int = field(default=3, metadata={"optional": True})
+
+    assert serde.decode(Later, {"name": "a"}) == Later("a", 3)
+    assert serde.decode(Later, {"name": "a", "added": 4}) == Later("a", 4)
+    with pytest.raises(serde.Malformed, match="name is missing"):
+        serde.decode(Later, {"added": 4})

@@ -24,7 +24,8 @@ _MODEL = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A name that `deploytool models` lists, or your own: FILE.py:FACTORY or PACKAGE.MODULE:FACTORY.",
+        help="A name that `deploytool models` lists, your own as FILE.py:FACTORY or PACKAGE.MODULE:FACTORY, a graph "
+        "FILE.onnx, or a model of a library: hf:ORG/NAME, hf:./FOLDER or timm:NAME.",
         autocompletion=completion.model,
     ),
 ]

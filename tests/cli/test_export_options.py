@@ -28,6 +28,7 @@ SAMPLES: dict[str, tuple[tuple[str, ...], str, Any]] = {
     "sizes": (("--size", "H=1:2:3"), 'size = "H=1:2:3"', {"H": Range(1, 2, 3)}),
     "outputs": (("--output", "mask,label"), 'output = ["mask", "label"]', "mask,label"),
     "arguments": (("--arg", "depth=3"), 'arg = "depth=3"', {"depth": 3}),
+    "forward": (("--forward", "flag=false"), 'forward = "flag=false"', {"flag": False}),
     "preprocess": (("--preprocess", "none"), 'preprocess = "none"', "none"),
     "mean": (("--mean", "0.5,1"), "mean = [0.5, 1]", (0.5, 1.0)),
     "std": (("--std", "1/4"), 'std = "1/4"', (0.25,)),

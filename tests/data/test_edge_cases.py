@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deploytool.data import edge_cases, images
-from deploytool.spec import Model, Preprocessing, Tensor
+from deploytool.spec import Fill, Model, Preprocessing, Tensor
 
 MANY = 100
 
@@ -87,3 +87,17 @@ def test_an_empty_mask_is_not_natural(dtype: str, below: int, natural: bool) -> 
     model = Model("one", "nowhere:made", inputs=(Tensor("mask", ("batch", 4), dtype, below),))
     cases = edge_cases.draw(model, {"mask": np.array([[1, 0, 1, 1]]).astype(dtype)}, MANY)
     assert {case.name: case.natural for case in cases} == {"zero": natural, "the largest": True, "a padded tail": True}
+
+
+def test_a_mask_has_edges_of_padding_and_positions_have_none() -> None:
+    inputs = (
+        Tensor("mask", ("batch", 6), "int64", fill=Fill.MASK),
+        Tensor("positions", ("batch", 6), "int64", fill=Fill.RANGE),
+    )
+    usual = {"mask": np.ones((1, 6), np.int64), "positions": np.arange(6)[None]}
+    drawn = edge_cases.draw(Model("masked", "nowhere:made", inputs=inputs), usual, 9)
+    assert [(case.name, case.natural) for case in drawn] == [
+        ("no padding mask", True),
+        ("all but one padded mask", True),
+    ]
+    np.testing.assert_array_equal(drawn[1].inputs["mask"], [[1, 0, 0, 0, 0, 0]])

@@ -9,7 +9,7 @@ import pytest
 from deploytool.data import images, synthetic
 from deploytool.errors import StageFailed
 from deploytool.parity.shape_corners import draw
-from deploytool.spec import Model, Range, Tensor
+from deploytool.spec import Fill, Model, Range, Tensor
 from tests.conftest import TINY
 
 MIXED = Model(
@@ -83,3 +83,31 @@ def test_a_size_inside_a_range_is_the_least_divisible_that_the_source_accepts(
     found = draw(MIXED, {"length": limits, "height": Range(8, 8, 8)}, source)
     sizes = [corner.inputs["tokens"].shape[1] for corner in found]
     assert sizes == [*dict.fromkeys((limits.smallest, limits.largest)), *([inside] if inside else [])]
+
+
+def test_masks_are_ones_and_a_padded_tail_of_random_length() -> None:
+    model = Model("masked", "nowhere:made", inputs=(Tensor("mask", ("batch", 12), "int64", fill=Fill.MASK),))
+    mask = synthetic.draw(model, 30, 0, {}, hard=True)[1]["mask"]
+    lengths = mask.sum(axis=1)
+    np.testing.assert_array_equal(mask, np.arange(12) < lengths[:, None])
+    assert (lengths[::3] == 12).all()
+    assert lengths.min() >= 1
+    assert len(set(lengths)) > 5
+    assert mask.dtype == np.int64
+
+
+def test_the_mask_of_an_image_is_padded_at_the_bottom_and_on_the_right() -> None:
+    inputs = (Tensor("image", ("batch", 3, 8, 6)), Tensor("mask", ("batch", 8, 6), "bool", fill=Fill.MASK))
+    mask = synthetic.draw(Model("detector", "nowhere:made", inputs=inputs), 20, 0, {})[1]["mask"]
+    for one in mask:
+        height, width = one.any(axis=1).sum(), one.any(axis=0).sum()
+        assert one[:height, :width].all()
+        assert one.sum() == height * width
+    assert len({one.any(axis=1).sum() for one in mask}) > 2
+
+
+def test_positions_are_a_range() -> None:
+    inputs = (Tensor("positions", ("batch", 5), "int32", fill=Fill.RANGE),)
+    drawn = synthetic.draw(Model("placed", "nowhere:made", inputs=inputs), 2, 0, {}, hard=True)[1]["positions"]
+    np.testing.assert_array_equal(drawn, [[0, 1, 2, 3, 4]] * 2)
+    assert drawn.dtype == np.int32

@@ -143,9 +143,8 @@ def _check_known(constants: Mapping[str, Option], parameters: Sequence[inspect.P
     names = _names(parameters)
     unknown = next((name for name in constants if name not in names), None)
     if unknown:
-        raise BadInput(
-            f"forward has no parameter {unknown}, which --forward sets", f"its parameters: {', '.join(names)}"
-        )
+        remedy = f"its parameters are: {', '.join(names)}"
+        raise BadInput(f"forward has no parameter {unknown}, which --forward sets", remedy)
 
 
 def _names(parameters: Sequence[inspect.Parameter]) -> list[str]:

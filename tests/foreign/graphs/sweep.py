@@ -1,7 +1,7 @@
 """Exports foreign graphs as a user does, checks them independently, and writes the table: `make foreign-models`.
 
-Runs in an environment with transformers and timm. Each row is three child processes: its maker, `deploytool export`, and
-the independent check. Results are JSON lines in the state folder; an interrupted sweep resumes there.
+Runs in an environment with transformers and timm. Each row is three child processes: its maker, `deploytool export`,
+and the independent check. Results are JSON lines in the state folder; an interrupted sweep resumes there.
 """
 
 from __future__ import annotations

@@ -131,3 +131,54 @@ class Net(nn.Module):
     assert run.onnx is not None
     (output,) = ort.InferenceSession(run.onnx).run(None, {name: values[name] for name in names})
     np.testing.assert_array_equal(output, np.full((2, 8), -1 if "mask" in names else 3))
+
+
+def test_parts_form_a_list_a_tuple_or_a_dict() -> None:
+    def forward(images: list[int], pair: tuple[int, int], batch: dict[str, int]) -> Any:
+        return images, pair, batch
+
+    names = ["images.0", "images.1", "pair.0", "pair.1", "batch.mask"]
+    bound = arguments.bind(forward, names)
+    assert not bound.exact
+    assert bound.call(forward, dict(zip(names, range(5), strict=True))) == ([0, 1], (2, 3), {"mask": 4})
+
+
+def test_parts_may_be_nested() -> None:
+    def forward(past: Any) -> Any:
+        return past
+
+    names = ["past.0.key", "past.0.value", "past.1.key", "past.1.value"]
+    bound = arguments.bind(forward, names)
+    called = bound.call(forward, dict(zip(names, range(4), strict=True)))
+    assert called == [{"key": 0, "value": 1}, {"key": 2, "value": 3}]
+
+
+@pytest.mark.parametrize("names", [["images.1", "images.2"], ["images.1", "images.0"], ["images.0", "images.mask"]])
+def test_positions_of_a_list_are_counted_from_zero(names: list[str]) -> None:
+    with pytest.raises(BadInput, match="parts of images") as refused:
+        arguments.bind(lambda images: images, names)
+    assert "images.0, images.1" in refused.value.remedy
+
+
+def test_an_input_is_not_a_whole_and_a_part_of_it() -> None:
+    with pytest.raises(BadInput, match="images is an input"):
+        arguments.bind(lambda images: images, ["images", "images.0"])
+
+
+def test_constants_are_passed_by_name_and_shift_no_input() -> None:
+    def forward(x: int, train: bool, y: int, *, flag: bool = False) -> Any:
+        return x, train, y, flag
+
+    bound = arguments.bind(forward, ["x", "y"], {"train": False, "flag": True})
+    assert not bound.exact
+    assert bound.positional == ("x",)
+    assert bound.call(forward, {"x": 1, "y": 2}) == (1, False, 2, True)
+    unnamed = arguments.bind(forward, ["input", "input_1"], {"train": False})
+    assert unnamed.call(forward, {"input": 1, "input_1": 2}) == (1, False, 2, False)
+
+
+def test_a_constant_that_forward_does_not_take_is_refused() -> None:
+    with pytest.raises(BadInput, match="no parameter use_cache, which --forward sets") as refused:
+        arguments.bind(lambda x: x, ["x"], {"use_cache": False})
+    assert refused.value.remedy == "its parameters are: x"
+    arguments.bind(lambda x, **kwargs: x, ["x"], {"use_cache": False})

@@ -1,6 +1,6 @@
 """A stand-in for torchvision in the environment of the sweep, for timm, whose models import names of it but use none.
 
-Every submodule exists, and every name in it is a class of no use. `torchvision.models` is left out: timm can do without.
+Every submodule exists, and every name in it is a class of no use. `torchvision.models` is left out: timm does without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 __version__ = "0.0.0"
-__path__: list[str] = []
 
 
 class _Names(type):
@@ -51,5 +50,5 @@ class _Finder:
         return
 
 
-sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+sys.meta_path.insert(0, _Finder)
 transforms = _Module(f"{__name__}.transforms")
