@@ -70,6 +70,7 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.precision.small_constants": "onnx",
     "deploytool.precision.internal_sums": "onnx",
     "deploytool.precision.angles": "onnx",
+    "deploytool.precision.mask_floors": "onnx",
     "deploytool.precision.hazards": "onnx, through fp16",
     "deploytool.precision.positional": "onnx",
     "deploytool.api": "PIL, through the report",

@@ -94,8 +94,10 @@ def _weights(graph: onnx.ModelProto) -> dict[str, TensorProto]:
 
 
 def _round_values(weight: TensorProto) -> None:
-    """Rounds the values of an FP32 weight to FP16, in place; its type stays FP32."""
-    values = numpy_helper.to_array(round_to_fp16(weight)).astype(np.float32)
+    """Rounds the values of an FP32 weight to FP16, in place; its type stays FP32, and masks stay as they are."""
+    exact = numpy_helper.to_array(weight)
+    rounded = numpy_helper.to_array(round_to_fp16(weight)).astype(np.float32)
+    values = np.where(np.abs(exact) > fp16_rounding.LARGEST, exact, rounded).astype(np.float32)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 

@@ -17,19 +17,19 @@ from deploytool.host import fp16_rounding
 
 MIN_MASK = fp16_rounding.LARGEST  # the largest finite FP16 value: constants from here on can be masks
 SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16
-_APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements", "Max", "Min")  # operators that apply a mask
-_MOVING = (
+APPLYING = ("Where", "Add", "Sub", "Pad", "ScatterND", "ScatterElements", "Max", "Min")  # operators that apply a mask
+MOVING = (
     *("Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Neg", "Reshape", "Slice", "Squeeze"),
     *("Tile", "Transpose", "Trilu", "Unsqueeze"),
 )  # operators that move values without computing new ones
-_INTEGER = (*_MOVING, "Constant", "ConstantOfShape", "Range", "Shape", "Add", "Sub", "Mul", "Where")
+_INTEGER = (*MOVING, "Constant", "ConstantOfShape", "Range", "Shape", "Add", "Sub", "Mul", "Where")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _COMPARING = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsInf")
 
 
 def shrink(graph: onnx.ModelProto, to: float = SHRUNK_MASK) -> bool:
     """Replaces the mask values of an FP32 graph, in place, by `to` with their sign; returns whether it has any."""
-    masks = find(graph)
+    masks = [value for _, value in find(graph)]
     for mask in masks:
         values = numpy_helper.to_array(mask)
         small = np.where(np.abs(values) >= MIN_MASK, np.copysign(np.float32(to), values), values)
@@ -37,11 +37,11 @@ def shrink(graph: onnx.ModelProto, to: float = SHRUNK_MASK) -> bool:
     return bool(masks)
 
 
-def find(graph: onnx.ModelProto) -> list[TensorProto]:
-    """The constants of an FP32 graph that hold mask values."""
+def find(graph: onnx.ModelProto) -> list[tuple[str, TensorProto]]:
+    """The constants of an FP32 graph that hold mask values, with the names of their tensors."""
     uses = _TensorUses(graph.graph)
     large = [(name, value) for name, value in _constants(graph) if _is_large(value)]
-    return [value for name, value in large if uses.is_mask(name)]
+    return [(name, value) for name, value in large if uses.is_mask(name)]
 
 
 def _is_large(value: TensorProto) -> bool:
@@ -78,11 +78,11 @@ class _TensorUses:
         return bool(consumers) and all(self._applies_mask(node, name) for node in consumers)
 
     def _applies_mask(self, node: onnx.NodeProto, name: str) -> bool:
-        if node.op_type in _MOVING:
+        if node.op_type in MOVING:
             return self.is_mask(node.output[0])
         if node.op_type == "Mul":
             return all(self._is_boolean(factor) for factor in node.input if factor != name)
-        return node.op_type in _APPLYING
+        return node.op_type in APPLYING
 
     def _is_boolean(self, name: str) -> bool:
         """Whether a tensor is computed from comparisons, booleans, integers and constants only."""

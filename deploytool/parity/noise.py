@@ -9,7 +9,7 @@ with its sums in other orders, the worst of them sequential, as runtimes add.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ _STEP32 = 2.0**-23  # relative distance of neighbouring FP32 numbers
 _LOST_BITS = 13  # mantissa bits that FP32 has and FP16 has not
 _SLACK = 4096  # random numbers beyond those of the largest tensor
 _MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
+_INDICES = (torch.int64, torch.int32, torch.bool)  # types of indices and masks; others are of pixels and samples
+_POSITIONAL = "_deploytool_positional"  # the attribute of tensors that are computed from such values alone
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
@@ -244,14 +246,42 @@ class _RoundingMode(_ElementaryMode):
         self._rounding = rounding
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """The rounded result of a call; a view of an argument is left as it is, since its values are rounded."""
+        """The rounded result of a call; a view of an argument is left as it is, since its values are rounded.
+
+        What is computed from sizes and integers alone is left as it is too: every artifact has the same masks and
+        positions, and a rounding error in them selects another row of a table.
+        """
+        positional = all(map(_is_positional, _tensors((*args, *named.values()))))
         result = func(*args, **named)
+        _mark(args[:1] if name == "__setitem__" or (args and _writes(name, named)) else (result,), positional)
+        if positional:
+            return result
         if type(result) is tuple and name in _RECURRENT:
             return tuple(_apply(self._rounding, tensor) for tensor in result)
         rounded = _apply(self._rounding, result)
         if rounded is result or not any(_share_memory(result, value) for value in (*args, *named.values())):
             return rounded
         return result.copy_(rounded) if _writes(name, named) else result  # later calls may write through either name
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among the arguments of a call, and in its lists."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _is_positional(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in _INDICES or getattr(tensor, _POSITIONAL, False)
+
+
+def _mark(values: Iterable[Any], positional: bool) -> None:
+    """Records on tensors whether they are computed from sizes and integers alone."""
+    for tensor in _tensors(values):
+        if getattr(tensor, _POSITIONAL, False) is not positional:
+            setattr(tensor, _POSITIONAL, positional)
 
 
 class _SequentialMode(_ElementaryMode):

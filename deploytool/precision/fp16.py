@@ -18,6 +18,7 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
 from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
 from deploytool.host import fp16_rounding
+from deploytool.precision import mask_floors
 
 _STANDARD = ("", "ai.onnx")
 _TYPE_INDEPENDENT = ("Shape", "Size")  # their results do not depend on the type of their input
@@ -104,13 +105,15 @@ class Fp16Conversion:
 def convert(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Fp16Conversion:
     """The conversion of an FP32 graph; with `keep_io` casts stand after FP32 inputs and before FP32 outputs.
 
-    Nodes without a unique name get one, and constant nodes become initializers. Weights are rounded by
+    Nodes without a unique name get one, constant nodes become initializers, and sums of scores and a mask of the lowest
+    float get a lower limit. Weights are rounded by
     `fp16_rounding.round_weights`. With `check`, raises what the ONNX checker raises for the FP16 graph.
     """
     named = onnx.ModelProto()
     named.CopyFrom(single)
     _name(named.graph)
     _constants_to_weights(named.graph)
+    mask_floors.add(named)
     conversion = Fp16Conversion(named, keep_io)
     if check:
         onnx.checker.check_model(conversion.half, full_check=True)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +226,44 @@ def test_in_place_results_are_rounded_in_place(how: Callable[[torch.Tensor], tor
     assert measurement.fp16.max_error < 1e-2
 
 
+def noise_of(module: nn.Module, model: Model, inputs: dict[str, npt.NDArray[Any]]) -> Noise:
+    module.eval().requires_grad_(False)
+    tensors = [torch.from_numpy(array) for array in inputs.values()]
+    doubles = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
+    exact = copy.deepcopy(module).double()(*doubles).numpy()
+    return noise.measure(module, model, inputs, {model.outputs[0].name: exact}).noise
+
+
+class Buckets(nn.Module):
+    """Relative positions in logarithmic buckets, as in T5: the logarithm of 16 is at the edge of two buckets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.last = nn.Embedding(8, 16), nn.Linear(16, 4)
+
+    def forward(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(1, 33, device=tokens.device)
+        buckets = (torch.log(positions.float() / 2) / math.log(2.0)).long().clamp(0, 7)
+        scores = (tokens + self.table(buckets)).sum(-1) + (1.0 - present.float()) * torch.finfo(torch.float32).min
+        output: torch.Tensor = self.last((tokens * scores.softmax(-1)[..., None]).sum(1))
+        return output
+
+
+def test_rounding_moves_neither_positions_nor_masks_of_integers() -> None:
+    inputs = (Tensor("tokens", ("batch", 32, 16)), Tensor("present", ("batch", 32), dtype="int64"))
+    model = Model("own", "own", inputs=inputs, outputs=(Tensor("scores", ("batch", 4)),))
+    rng = np.random.default_rng(0)
+    present = np.arange(32) < np.array([[32], [8], [0], [1]])
+    given: dict[str, npt.NDArray[Any]] = {
+        "tokens": rng.standard_normal((4, 32, 16)).astype(np.float32),
+        "present": present.astype(np.int64),
+    }
+    measurement = noise_of(Buckets(), model, given)
+    assert 1e-8 < measurement.fp32.max_error < 1e-5
+    assert 1e-4 < measurement.fp16.max_error < 1e-2
+
+
 class MaskedRows(nn.Module):
     """Attention in which one query may see no key: all its scores are the mask."""
 
@@ -245,12 +285,10 @@ class MaskedRows(nn.Module):
 
 @pytest.mark.parametrize(("mask", "added"), [(torch.finfo(torch.float32).min, True), (-1e9, False), (-np.inf, False)])
 def test_rounding_does_not_move_masks(mask: float, added: bool) -> None:
-    module = MaskedRows(mask, added).eval().requires_grad_(False)
     model = Model(
         "own", "own", inputs=(Tensor("tokens", ("batch", 6, 8)),), outputs=(Tensor("attended", ("batch", 6, 8)),)
     )
     inputs = {"tokens": np.random.default_rng(0).standard_normal((4, 6, 8)).astype(np.float32)}
-    exact = copy.deepcopy(module).double()(torch.from_numpy(inputs["tokens"].astype(np.float64))).numpy()
-    measurement = noise.measure(module, model, inputs, {"attended": exact}).noise
+    measurement = noise_of(MaskedRows(mask, added), model, inputs)
     assert 1e-8 < measurement.fp32.max_error < 1e-5
     assert 1e-4 < measurement.fp16.max_error < 1e-2

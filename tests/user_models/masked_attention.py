@@ -68,6 +68,22 @@ class AddedTwice(Masked):
         return scores + self.later.float() * SMALLEST / 2 + padding / 2
 
 
+class LeftPadded(Masked):
+    """The first three tokens are padding, so the first three queries see no key; the scores are up to 40."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        hidden = self.later | (torch.arange(8) < 3)
+        return scores * 40 + torch.where(hidden, SMALLEST, 0.0)
+
+
+class LeftPaddedTwice(LeftPadded):
+    """With a mask for the later tokens and one for the padding: where both are, the sum is minus infinity."""
+
+    def scores(self, scores: Tensor) -> Tensor:
+        padding = (torch.arange(8) < 3).float() * SMALLEST
+        return scores + self.later.float() * SMALLEST + padding
+
+
 class Bounded(Masked):
     """The sum is limited to the mask's own value, as in OPT."""
 
