@@ -1,7 +1,8 @@
 """Finds tensors whose overflow is harmless, because what reads them saturates: tanh of infinity is 1, as of 65504.
 
 Such a value is judged by what comes out: the answers with the overflow are compared like all others. The cube in a GELU
-by tanh, a product before a ReLU6, a logit before a sigmoid and a score before a softmax are of this kind.
+by tanh, a product before a ReLU6 or a sigmoid and a scaled score before a softmax are of this kind. A sum of products is
+not: a kernel that adds in FP16 has infinities of both signs in it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ _KEEPING = (
     *("Neg", "Relu", "Reshape", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze"),
 )  # operators that infinity passes as a number beyond 65504 does
 _SCALING = ("Div", "Mul", "Pow")  # the same, by a constant, and products with what a tensor was computed from
+_SINGLE = ("Abs", "Add", "Div", "Exp", "Mul", "Neg", "Pow", "Sub")  # operators whose overflow may be harmless
 _DEPTH = 8  # nodes to follow to what saturates, and from a product to its factors
 
 
 def absorbed(model: onnx.ModelProto) -> set[str]:
-    """The tensors of a graph that reach nothing but saturating operators, and no output of the graph."""
+    """The results of arithmetic of single values that reach nothing but saturating operators, and no output."""
     reads = _Reads(model.graph)
-    return {name for node in model.graph.node for name in node.output if reads.is_absorbed(name)}
+    single = (node for node in model.graph.node if node.op_type in _SINGLE)
+    return {name for node in single for name in node.output if reads.is_absorbed(name)}
 
 
 class _Reads:
