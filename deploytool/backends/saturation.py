@@ -1,8 +1,8 @@
 """Finds tensors whose overflow is harmless, because what reads them saturates: tanh of infinity is 1, as of 65504.
 
 Such a value is judged by what comes out: the answers with the overflow are compared like all others. The cube in a GELU
-by tanh, a product before a ReLU6 or a sigmoid and a scaled score before a softmax are of this kind. A sum of products is
-not: a kernel that adds in FP16 has infinities of both signs in it.
+by tanh, a product before a ReLU6 or a sigmoid and a scaled score before a softmax are of this kind. A sum of products
+is not: a kernel that adds in FP16 has infinities of both signs in it.
 """
 
 from __future__ import annotations
