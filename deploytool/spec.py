@@ -216,23 +216,27 @@ class GivenTensor:
     """An input or output of a given ONNX file: its name there, and the axis of the batch.
 
     Without such an axis (None) the file takes one case at a time: the model has a leading axis of length 1 there.
+    `half` says that it is of FP16, for which the model has FP32.
     """
 
     name: str
     batch_axis: int | None = 0
+    half: bool = False
 
 
 @dataclass(frozen=True)
 class GivenGraph:
     """The tensors of a given ONNX file in its order, those of the inputs without initialisers.
 
-    `batch` is the batch size that the file fixes, None if it accepts any; `opset` is the file's version of ONNX.
+    `batch` is the batch size that the file fixes, None if it accepts any; `opset` is the file's version of ONNX. `half`
+    says that the file computes in FP16; the model is the same graph in FP32.
     """
 
     inputs: tuple[GivenTensor, ...]
     outputs: tuple[GivenTensor, ...]
     batch: int | None = None
     opset: int = 0
+    half: bool = False
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,9 @@ def _remarks(model: Model) -> list[str]:
     batch = model.given.batch
     assumed = [f"the first dimension of {model.name}, {batch}, is taken for its batch; --batch 1 takes it as one case"]
     remarks = assumed if batch is not None and batch > 1 else []
+    if model.given.half:
+        what = "its weights are taken as FP32, and its inputs and outputs become FP32"
+        remarks.append(f"{model.name} computes in FP16: {what}; --io fp16 keeps them in FP16 in the FP16 graph")
     remarks += [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
     if without:
         what = f"{', '.join(without)} without a batch axis {'gets' if len(without) == 1 else 'get'} a leading axis of 1"

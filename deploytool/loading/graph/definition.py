@@ -11,12 +11,13 @@ import onnx
 from onnx import TensorProto
 
 from deploytool.errors import BadInput
-from deploytool.loading.graph import batch_axis, structure, token_bounds
+from deploytool.loading.graph import batch_axis, structure, token_bounds, widening
 from deploytool.loading.graph.batch_axis import Dimensions
 from deploytool.rewrites.graph import storage
 from deploytool.spec import BATCH, DTYPES, GivenGraph, GivenTensor, Model, Preprocessing, Tensor
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # characters that TensorRT or file formats may not support in names
+_HALF = "float16"
 _NO_WORD = re.compile(r"\W")
 _DEFAULT_NAME = re.compile(r"input(_\d+)?")  # of an input that the user did not name
 
@@ -40,7 +41,9 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
     found = [_input(value, str(path)) for value in structure.inputs(model.graph)]
     declared_outputs = [dimensions(value) for value in model.graph.output]
     axes, batch = batch_axis.of_inputs([tensor.dimensions for tensor in found], declared_outputs)
-    given = tuple(GivenTensor(tensor.name, axis) for tensor, axis in zip(found, axes, strict=True))
+    given = tuple(
+        GivenTensor(tensor.name, axis, half=tensor.dtype == _HALF) for tensor, axis in zip(found, axes, strict=True)
+    )
     bounds = token_bounds.find(model.graph)
     names = unique_names([tensor.name for tensor in found])
     inputs = tuple(
@@ -49,10 +52,10 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
     )
     batch_names = batch_axis.names([tensor.dimensions for tensor in found])
     outputs = tuple(
-        GivenTensor(value.name, batch_axis.of_output(known, batch_names))
+        GivenTensor(value.name, batch_axis.of_output(known, batch_names), half=_is_half(value))
         for value, known in zip(model.graph.output, declared_outputs, strict=True)
     )
-    graph = GivenGraph(given, outputs, batch, structure.opset(model, str(path)))
+    graph = GivenGraph(given, outputs, batch, structure.opset(model, str(path)), widening.is_half(model))
     stated = _with_declared(inputs, given, declared, str(path))
     return Model(name, str(path), inputs=stated, outputs=(), preprocessing=Preprocessing(assumed=True), given=graph)
 
@@ -119,9 +122,12 @@ def _tensor(found: _Input, place: GivenTensor, name: str, below: int | None) -> 
     sizes = [size or f"{name}_{axis}" if isinstance(size, str) else size for axis, size in enumerate(found.dimensions)]
     rest = [size for axis, size in enumerate(sizes) if axis != place.batch_axis]
     shape = (BATCH, *(size if isinstance(size, int) else _word(size) for size in rest))
-    if below is not None:
-        return Tensor(name, shape, found.dtype, below)
-    return Tensor(name, shape, found.dtype, 256 if found.dtype == "uint8" else 2)
+    dtype = "float32" if place.half else found.dtype
+    return Tensor(name, shape, dtype, below or (256 if dtype == "uint8" else Tensor.below))
+
+
+def _is_half(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
 
 
 def _word(name: str) -> str:

@@ -21,13 +21,13 @@ def to_file(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _to_file(place: GivenTensor, array: Array) -> Array:
-    if place.batch_axis is None:
-        return np.ascontiguousarray(array[0])
-    return np.ascontiguousarray(np.moveaxis(array, 0, place.batch_axis))
+    moved = array[0] if place.batch_axis is None else np.moveaxis(array, 0, place.batch_axis)
+    return np.ascontiguousarray(moved, np.float16 if place.half else None)
 
 
 def from_file(place: GivenTensor, array: Array) -> Array:
     """The output of the model for that of the file; an array without the axis of its batch stays as it is."""
+    array = array.astype(np.float32) if place.half else array
     if place.batch_axis is None:
         return array[np.newaxis]
     return np.ascontiguousarray(np.moveaxis(array, place.batch_axis, 0)) if array.ndim > place.batch_axis else array

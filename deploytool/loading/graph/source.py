@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from deploytool.loading.graph import adapter, definition, interpreter, structure
+from deploytool.loading.graph import adapter, definition, interpreter, structure, widening
 from deploytool.loading.graph.interpreter import GraphModule
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
@@ -15,11 +15,13 @@ from deploytool.spec import Model
 def graph(model: Model) -> onnx.ModelProto:
     """The graph in the file of `model` with the inputs and outputs of the model, and all its weights.
 
-    Raises BadInput if the file has changed so that it is no valid graph any more.
+    FP16 is replaced by FP32. Raises BadInput if the file has changed so that it is no valid graph any more.
     """
     path = Path(model.factory)
     loaded = weights.inlined(storage.load(path))
     structure.check(loaded, str(path))
+    if model.given is not None and model.given.half:
+        widening.widen(loaded)
     adapter.adapt(loaded, model, definition.output_names(model))
     return loaded
 

@@ -23,7 +23,8 @@ _SECONDS = 300.0  # for all runs together
 _MAX_RESULT_BYTES = 1 << 24
 _LIBRARY = re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
-_SOURCE = re.compile(r"/\S+\.(?:cc|h|cpp):\d+ \S+ ")  # where ONNX Runtime raises an error
+_SIGNATURE = re.compile(r"(?:/\S+\.(?:cc|h|cpp):\d+ (?:\S+ )?)?\S*onnxruntime::.*?\) ")  # of a C++ function
+_FILE = re.compile(r"Load model from .* failed:\s*")
 _ONLY_STANDARD = "check that the file is complete, and export it again with standard operators"
 
 
@@ -79,5 +80,5 @@ def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) ->
 
 def _reason(line: str) -> str:
     """The message of ONNX Runtime without its own source files; the node is named."""
-    text = _SOURCE.sub("", _LIBRARY.sub("", line))
-    return exception_text.clean(_NODE.sub(r"\1 node '\2': ", text))
+    text = _NODE.sub(r"\1 node '\2': ", _FILE.sub("", _LIBRARY.sub("", line)))
+    return exception_text.clean(_SIGNATURE.sub("", text))
