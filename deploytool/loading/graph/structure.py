@@ -11,6 +11,8 @@ from deploytool.errors import BadInput
 
 MIN_OPSET = 7
 _STANDARD = ("", "ai.onnx")
+_RUNTIME = "com.microsoft"  # operators that ONNX Runtime writes into graphs that it optimised
+_STANDARD_ONLY = "export the model with standard ONNX operators only"
 _MAX_DEPTH = 16  # of graphs inside the nodes of graphs
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _AGAIN = "export the model again"
@@ -86,7 +88,8 @@ def _check_operator(
         return
     if node.domain not in _STANDARD:
         problem = f"{name}: the {label(node)} is an operator of the domain {node.domain}, which is not supported"
-        raise BadInput(problem, "export the model with standard ONNX operators only")
+        remedy = "give the file from before ONNX Runtime optimised it" if node.domain == _RUNTIME else _STANDARD_ONLY
+        raise BadInput(problem, remedy)
     version = versions.get("", versions.get("ai.onnx", 0))
     if not onnx.defs.has(node.op_type, "") or not _is_defined(node.op_type, version):
         raise BadInput(f"{name}: the {label(node)} has no definition in opset {version}", _AGAIN)
