@@ -49,7 +49,13 @@ _UNSIGNED: Mapping[int, torch.dtype] = {
     TensorProto.UINT64: torch.uint64,
 }
 _LAST_BIT: Mapping[int, int] = {TensorProto.UINT16: 0xFFFF, TensorProto.UINT32: 0xFFFFFFFF}
-_NARROW = (torch.float16, torch.bfloat16)
+_WIDENED: Mapping[torch.dtype, torch.dtype] = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}
 NARROW_FLOATS = (
     *(TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ),
     *(TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ, TensorProto.FLOAT8E8M0, TensorProto.FLOAT4E2M1),
@@ -66,12 +72,8 @@ def computed(element_type: int) -> torch.dtype | None:
 def widened(value: Value) -> Value:
     """A value in the type in which it is computed."""
     if isinstance(value, torch.Tensor):
-        if value.dtype in _NARROW:
-            return value.to(torch.float32)
-        if value.dtype is torch.uint16:
-            return value.to(torch.int32)
-        if value.dtype in (torch.uint32, torch.uint64):
-            return value.to(torch.int64)
+        wider = _WIDENED.get(value.dtype)
+        return value if wider is None else value.to(wider)
     return [widened(item) for item in value] if isinstance(value, list) else value
 
 

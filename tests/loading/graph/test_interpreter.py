@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.graph.interpreter import GraphModule
@@ -122,6 +124,97 @@ def test_an_epsilon_that_fp16_flushes_is_no_part_of_the_state() -> None:
     with fp64.run():
         result = module.double()(torch.zeros(2, dtype=torch.float64))["z"]
     assert result.dtype == torch.float64
+
+
+def test_an_fp16_graph_is_its_own_arithmetic_in_higher_precision() -> None:
+    weight = np.array([[1 / 3, 2049], [1e-7, 7]], np.float16)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["half", "w"], ["product"]),
+        helper.make_node("MatMul", ["product", "w"], ["y"]),
+        helper.make_node("Cast", ["y"], ["z"], to=TensorProto.FLOAT),
+    ]
+    outputs = [value("y", [1, 2], TensorProto.FLOAT16), value("z", [1, 2])]
+    module = GraphModule(graph(nodes, [value("x", [1, 2])], outputs, {"w": weight}))
+    x, exact = torch.tensor([[0.1, 3.3]]), torch.from_numpy(weight.astype(np.float64))
+    truth = x.half().double() @ exact @ exact
+    results = module(x)
+    assert (results["y"].dtype, results["z"].dtype) == (torch.float16, torch.float32)
+    torch.testing.assert_close(results["y"], truth.half(), rtol=0, atol=0)
+    torch.testing.assert_close(results["z"], truth.float(), rtol=1e-6, atol=0)
+    with fp64.run():
+        wide = module.double()(x.double())
+    torch.testing.assert_close(wide["y"], truth, rtol=1e-14, atol=0)
+    torch.testing.assert_close(wide["z"], truth, rtol=1e-14, atol=0)
+
+
+def test_a_loop_reads_and_changes_values_of_the_graph_around_it() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["state", "step"], ["next"]),
+            helper.make_node("Mul", ["next", "scale"], ["scaled"]),
+            helper.make_node("Identity", ["go"], ["goes_on"]),
+        ],
+        "body",
+        [value("turn", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("state", [2])],
+        [value("goes_on", [], TensorProto.BOOL), value("next", [2]), value("scaled", [2])],
+        [numpy_helper.from_array(np.array(0.5, "f"), "scale")],
+    )
+    branches = [
+        helper.make_graph([helper.make_node(kind, ["last"], [name])], name, [], [value(name, [2])])
+        for kind, name in (("Neg", "negative"), ("Identity", "same"))
+    ]
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["step"]),
+        helper.make_node("Loop", ["count", "", "x"], ["last", "all"], "loop", body=body),
+        helper.make_node("If", ["flag"], ["y"], "choice", then_branch=branches[0], else_branch=branches[1]),
+    ]
+    inputs = [value("x", [2]), value("flag", [], TensorProto.BOOL)]
+    model = graph(nodes, inputs, [value("y", [2]), value("all", [3, 2])], {"count": np.array(3)})
+    module, x = GraphModule(model), torch.tensor([1.0, 2.0])
+    for flag in (True, False):
+        results = module(x, torch.tensor(flag))
+        assert results["y"].tolist() == ((-7 * x) if flag else 7 * x).tolist()
+        assert results["all"].tolist() == [(number * x / 2).tolist() for number in (3, 5, 7)]
+    assert {"loop.body.next", "loop.body.scaled", "choice.then_branch.negative"} <= {*dict(module.named_modules())}
+
+
+def test_a_tensor_is_released_when_no_later_node_reads_it() -> None:
+    model, _ = convolution()
+    module, alive = GraphModule(model), list[weakref.ref[torch.Tensor]]()
+    module.get_submodule("_stem_Conv").register_forward_hook(lambda *given: alive.append(weakref.ref(given[-1])))
+    still_there: list[bool] = []
+    module.get_submodule("y").register_forward_hook(lambda *_: still_there.append(alive[0]() is not None))
+    module(torch.randn(1, 3, 8, 8))
+    assert still_there == [False]
+
+
+def test_a_large_weight_is_copied_once() -> None:
+    weight = np.ones((256, 256), np.float32)
+    model = graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], [value("x", [1, 256])], [value("y", [1, 256])], {"w": weight}
+    )
+    module = GraphModule(model)
+    assert isinstance(module.get_parameter("w"), torch.nn.Parameter)
+    assert not module.get_parameter("w").requires_grad
+    module.get_parameter("w").mul_(2)  # writable, and not the bytes of the file
+    assert model.graph.initializer[0].raw_data == weight.tobytes()
+
+
+def test_modes_that_intercept_torch_calls_see_every_node() -> None:
+    model, _ = convolution()
+    seen: list[str] = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    module = GraphModule(model)
+    with Seen():
+        module(torch.randn(1, 3, 8, 8))
+    calls = ["conv2d", "batch_norm", "relu", "mean"]
+    assert [name for name in seen if name in calls] == calls
 
 
 def test_an_operator_without_torch_is_computed_by_the_reference_evaluator() -> None:

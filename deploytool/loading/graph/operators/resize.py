@@ -161,15 +161,15 @@ def _along(x: torch.Tensor, how: _Resampling, side: _Side) -> torch.Tensor:
 def _positions(how: _Resampling, side: _Side) -> Floats:
     """Where in the source each element of the result lies."""
     at = np.arange(side.target, dtype=np.float64)
-    length = side.source * side.scale
     if how.coordinates == "align_corners":
-        return at * (side.source - 1) / (length - 1) if length != 1 else np.zeros_like(at)
+        # the length of the result, as ONNX Runtime and PyTorch have it; onnx.reference has source × scale
+        return at * (side.source - 1) / (side.target - 1) if side.target > 1 else np.zeros_like(at)
     if how.coordinates == "asymmetric":
         return at / side.scale
-    if how.coordinates == "pytorch_half_pixel" and length <= 1:
+    if how.coordinates == "pytorch_half_pixel" and side.target <= 1:
         return np.full_like(at, -0.5)
     if how.coordinates == "half_pixel_symmetric":
-        centre = side.source / 2 * (1 - side.target / length)
+        centre = side.source / 2 * (1 - side.target / (side.source * side.scale))
         return centre + (at + 0.5) / side.scale - 0.5
     if how.coordinates == "tf_half_pixel_for_nn":
         return (at + 0.5) / side.scale
