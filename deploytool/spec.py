@@ -143,7 +143,8 @@ def state_text(state: Enum, reason: str = "") -> str:
 class Tensor:
     """An input or output; a name in the shape is a dynamic dimension, and the first dimension is always the batch.
 
-    The values of an integer input lie in 0 … below - 1; `fill` says how golden data is drawn.
+    The values of an integer input lie in 0 … below - 1; `fill` says how golden data is drawn. `batch_axis` is the axis
+    of the batch in what a PyTorch model returns: it is moved to the first place, which it has in every artifact.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Tensor:
     dtype: str = "float32"
     below: int = 2
     fill: Fill = field(default=Fill.RANDOM, metadata=_OPTIONAL)
+    batch_axis: int = field(default=0, metadata=_OPTIONAL)
 
     def image_size(self, layout: str) -> tuple[int | str, int | str] | None:
         """Height and width of a batch of images with layout `NCHW` or `NHWC`; None if the tensor is not one.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.module import state
 from deploytool.loading.module.exportable import select_outputs
-from deploytool.model_checks import dataflow, source_lines
+from deploytool.model_checks import dataflow, output_axes, source_lines
+from deploytool.model_checks.output_axes import OutputAxis
 from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
 
 _MIXING_FP64, _MIXING_FP32 = 1e-6, 1e-3  # relative to the largest value: far above rounding errors
@@ -129,25 +131,51 @@ def _describe_outputs(
     inputs = draw_cases(model, options, size or 2)
     result = eager.call_module(module(), model, _tensors(inputs))
     flattened = eager.named_outputs(result, model)
-    selected = _selected_names(model, options, list(flattened.tensors))
-    named = replace(model, outputs=tuple(Tensor(name, ()) for name in selected))
-    example = dict(zip(selected, (tensor.detach().clone() for tensor in select_outputs(result, named)), strict=True))
-    for tensor in example.values():
-        eager.check_batch(tensor, model, size or 2)
-    single = example if size else _run(module(), named, {name: array[:1] for name, array in inputs.items()})
+    first_case = {name: array[:1] for name, array in inputs.items()}
+    alone = result if size else eager.call_module(module(), model, _tensors(first_case))
+    single_names = eager.named_outputs(alone, model).tensors
+    axes = {} if size or model.outputs else output_axes.find(flattened.tensors, single_names)
+    selected = _with_batch_axis(_selected_names(model, options, list(flattened.tensors)), axes, options)
+    declared = (Tensor(name, (), batch_axis=axes[name].axis if name in axes else 0) for name in selected)
+    named = replace(model, outputs=tuple(declared))
+    example, single = _checked(result, named, size or 2), _checked(alone, named, size or 1)
     ends = [_run(module(), named, draw_cases(model, options, size or 1, end)) for end in _range_ends(options)]
-    for name in selected:
-        if _dtype_name(example[name]) not in DTYPES:
-            what = f"{model.name} returns a tensor of {_dtype_name(example[name])}"
-            raise StageFailed(what, f"return one of {', '.join(DTYPES)}")
-        if single[name].shape[1:] != example[name].shape[1:]:
-            what = f"{model.name} returns {name} with shape {tuple(single[name].shape)} for a batch of 1, and "
-            what += f"{tuple(example[name].shape)} for a batch of 2"
-            raise StageFailed(what, "let only the first dimension of an output depend on the batch")
-    outputs = [_output(model, name, example[name], [end[name] for end in ends], size) for name in selected]
+    _check_outputs(model, example, single)
+    by_name = {name: [end[name] for end in ends] for name in example}
+    found = (_output(model, tensor, example[tensor.name], by_name[tensor.name], size) for tensor in named.outputs)
     omitted = [f"{name} ({kind})" for name, kind in flattened.others.items()]
-    remarks = (f"{model.name} returns values that are not tensors; left out: {', '.join(omitted)}",) if omitted else ()
-    return ProbeResult(replace(model, outputs=tuple(outputs)), remarks), example
+    remarks = [f"{model.name} returns values that are not tensors; left out: {', '.join(omitted)}"] if omitted else []
+    remarks += output_axes.remarks(model.name, {name: axes[name] for name in options.outputs or axes if name in axes})
+    return ProbeResult(replace(model, outputs=tuple(found)), tuple(remarks)), example
+
+
+def _checked(result: Any, model: Model, cases: int) -> dict[str, torch.Tensor]:
+    """Copies of the outputs of a model, by name; raises StageFailed for one whose first dimension is not the batch."""
+    tensors = {
+        tensor.name: output.detach().clone()
+        for tensor, output in zip(model.outputs, select_outputs(result, model), strict=True)
+    }
+    for output in tensors.values():
+        eager.check_batch(output, model, cases)
+    return tensors
+
+
+def _check_outputs(model: Model, example: Outputs, single: Outputs) -> None:
+    """Raises StageFailed for an output of an unknown type, or with a second dimension that depends on the batch."""
+    for name, tensor in example.items():
+        if _dtype_name(tensor) not in DTYPES:
+            what = f"{model.name} returns a tensor of {_dtype_name(tensor)}"
+            raise StageFailed(what, f"return one of {', '.join(DTYPES)}")
+        if single[name].shape[1:] != tensor.shape[1:]:
+            what = f"{model.name} returns {name} with shape {tuple(single[name].shape)} for a batch of 1, and "
+            what += f"{tuple(tensor.shape)} for a batch of 2"
+            raise StageFailed(what, "let only the first dimension of an output depend on the batch")
+
+
+def _with_batch_axis(names: Sequence[str], axes: Mapping[str, OutputAxis], options: Options) -> list[str]:
+    """The outputs that have one answer for each case; all of them if none has, or if the user selected them."""
+    usable = [name for name in names if name not in axes or axes[name].usable]
+    return list(names) if options.outputs else usable or list(names)
 
 
 def _selected_names(model: Model, options: Options, available: Sequence[str]) -> list[str]:
@@ -164,8 +192,11 @@ def _selected_names(model: Model, options: Options, available: Sequence[str]) ->
     return list(dict.fromkeys(options.outputs)) or names
 
 
-def _output(model: Model, name: str, example: torch.Tensor, ends: Sequence[torch.Tensor], batch: int | None) -> Tensor:
+def _output(
+    model: Model, tensor: Tensor, example: torch.Tensor, ends: Sequence[torch.Tensor], batch: int | None
+) -> Tensor:
     """Describes an output; an axis whose size differs between `example` and `ends` becomes dynamic."""
+    name = tensor.name
     if any(end.dim() != example.dim() for end in ends):
         what = f"{model.name} returns {name} with {example.dim()} dimensions at one input size and {ends[0].dim()} at "
         raise StageFailed(f"{what}another", "return the same number of dimensions for all input sizes")
@@ -174,7 +205,7 @@ def _output(model: Model, name: str, example: torch.Tensor, ends: Sequence[torch
         size if all(end.shape[axis] == size for end in ends) else f"{word}_{axis}"
         for axis, size in enumerate(example.shape[1:], start=1)
     ]
-    return Tensor(name, (batch or BATCH, *sizes), _dtype_name(example))
+    return replace(tensor, shape=(batch or BATCH, *sizes), dtype=_dtype_name(example))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def exportable(module: nn.Module, model: Model, result: Any) -> nn.Module:
     names = [tensor.name for tensor in model.inputs]
     bound = arguments.bind(module.forward, names, model.constants)
     by_position = bound.positional == tuple(names) and bound.exact and not bound.keywords
-    if by_position and (isinstance(result, torch.Tensor) or _is_flat(result, len(model.outputs))):
+    batch_first = not any(tensor.batch_axis for tensor in model.outputs)
+    if by_position and batch_first and (isinstance(result, torch.Tensor) or _is_flat(result, len(model.outputs))):
         return module
     return _Exportable(module, model, bound)
 
@@ -43,13 +44,14 @@ class _Exportable(nn.Module):
         hooked = module._forward_hooks or module._forward_pre_hooks
         forward = module if hooked else module.forward
         names = [tensor.name for tensor in model.inputs]
-        count = len(model.outputs)
+        count, batch_first = len(model.outputs), not any(tensor.batch_axis for tensor in model.outputs)
 
         def call(inputs: tuple[torch.Tensor, ...]) -> Any:
             result = bound.call(forward, dict(zip(names, inputs, strict=True)))
-            if isinstance(result, torch.Tensor):
+            if batch_first and isinstance(result, torch.Tensor):
                 return result
-            return _without_aliases(result if _is_flat(result, count) else select_outputs(result, model))
+            flat = batch_first and _is_flat(result, count)
+            return _without_aliases(result if flat else select_outputs(result, model))
 
         object.__setattr__(self, "forward", _with_parameters(call, len(names)))
 
@@ -82,10 +84,18 @@ def _without_aliases(tensors: Sequence[torch.Tensor]) -> Any:
 
 
 def select_outputs(result: Any, model: Model) -> list[torch.Tensor]:
-    """The outputs of `model` in what it returned: by name, or all in order if their number fits.
+    """The outputs of `model` in what it returned: by name, or all in order if their number fits; the batch first.
 
     Raises StageFailed if an output is missing.
     """
+    selected = _selected(result, model)
+    return [
+        tensor.movedim(declared.batch_axis, 0) if 0 < declared.batch_axis < tensor.dim() else tensor
+        for tensor, declared in zip(selected, model.outputs, strict=True)
+    ]
+
+
+def _selected(result: Any, model: Model) -> list[torch.Tensor]:
     tensors = outputs.flatten(result, [tensor.name for tensor in model.inputs]).tensors
     names = [tensor.name for tensor in model.outputs]
     if all(name in tensors for name in names):

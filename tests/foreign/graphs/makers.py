@@ -219,7 +219,10 @@ def _make_transformers(row: Row, folder: Path) -> None:
 
 
 def _settle(module: torch.nn.Module) -> None:
-    """Statistics of batch norms and biases that are not zero, as training leaves them, and noticeable weights."""
+    """Statistics and biases that are not constant, and weights that keep the size of activations, as training leaves.
+
+    The initial weights of transformers are so small that the answers are sums of nearly nothing.
+    """
     for name, tensor in (*module.named_buffers(), *module.named_parameters()):
         if name.endswith("running_mean"):
             tensor.data.normal_(0, 0.1)
@@ -227,6 +230,8 @@ def _settle(module: torch.nn.Module) -> None:
             tensor.data.uniform_(0.7, 1.3)
         elif tensor.dim() == 1 and name.endswith("bias"):
             tensor.data.normal_(0, 0.05)
+        elif tensor.dim() > 1 and name.endswith("weight") and tensor.is_floating_point():
+            tensor.data.normal_(0, tensor[0].numel() ** -0.5)
 
 
 if __name__ == "__main__":

@@ -66,11 +66,13 @@ def test_the_graph_has_only_the_selected_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_the_remedy_for_an_output_without_a_batch_is_to_select_others(tmp_path: Path) -> None:
+def test_an_output_without_a_batch_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"^structured_outputs_Scalar .*\(\) for a batch of 2") as caught:
-        export("Scalar", tmp_path)
+        export("Scalar", tmp_path, outputs=["mask", "loss"])
     assert "--output" in caught.value.remedy
-    export("Scalar", tmp_path, outputs=["mask"]).check()
+    run = export("Scalar", tmp_path).check()
+    check_graph(run.onnx, tmp_path, ["mask"])
+    assert any("left out" in remark for remark in run.report.remarks)
 
 
 @pytest.mark.integration
