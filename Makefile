@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign reliability fuzz digits clean
+.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign floor reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,9 @@ power: .venv/ready
 
 foreign: .venv/ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.foreign.sweep --page docs/foreign.md
+
+floor: .venv/ready # releases of ONNX Runtime, each in an environment of its own; FLOOR names them: FLOOR='1.20.1 1.22.1'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.floor.measure --page docs/runtimes.md $(FLOOR)
 
 # RUNS, FAULTS and SERVICE pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready

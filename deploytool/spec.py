@@ -317,7 +317,8 @@ class Options:
 
     `rewrite_implied` says that the user did not choose the rewrite, so that it is dropped if its outputs deviate.
     `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`. `outputs` are the
-    names of the outputs to export; empty for all. `fixed_batch` is the batch size if the user gave a single one: a
+    names of the outputs to export; empty for all. `floor` is the oldest version of each runtime that must read the
+    graph. `fixed_batch` is the batch size if the user gave a single one: a
     model that supports no other is exported with it.
     """
 
@@ -330,6 +331,7 @@ class Options:
     cases: Source | None = None
     exporter: str = AUTO
     opset: int = OLDEST_OPSET
+    floor: Mapping[str, str] = field(default_factory=dict)
     batch: Range = Range()
     sizes: Mapping[str, Range] = field(default_factory=dict)
     rewrite: str = "auto"

@@ -55,6 +55,7 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.loading.hub.timm": "timm",
     "deploytool.exporters.dynamo": "torch",
     "deploytool.exporters.torchscript": "torch",
+    "deploytool.exporters.floor": "onnx",
     "deploytool.parity.checks": "onnx, through backends",
     "deploytool.data.edge_cases": "PIL, through images",
     "deploytool.data.images": "PIL",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from deploytool import serde
+from deploytool import runtimes, serde
 from deploytool.data import preprocess
 from deploytool.errors import Refused
 from deploytool.host import files
@@ -18,7 +18,7 @@ from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.spec import BATCH, Decision, Option, Precision, Preprocessing, Range, Tensor
 
-SCHEMA = "deploytool.bundle/3"
+SCHEMA = "deploytool.bundle/4"
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
 UNLISTED_FILES = (
     MANIFEST_FILE,
@@ -56,12 +56,15 @@ class File:
 class Graph:
     """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs.
 
-    `memory_mib` is the memory that the golden cases may need on a CPU beyond an empty session, None if it is unknown.
+    `ir_version` and `opset` are the versions of ONNX that it is written in. `memory_mib` is the memory that the golden
+    cases may need on a CPU beyond an empty session, None if it is unknown.
     """
 
     path: str
     precision: Precision
     io: Precision
+    ir_version: int
+    opset: int
     memory_mib: int | None = None
 
 
@@ -111,7 +114,9 @@ class Manifest:
 
     `files` are all files except those of engines, which are not reproducible; `free` gives the range of every dynamic
     dimension of the inputs, including the batch; `classes` are the class names in order, empty if unknown;
-    `tolerances` limit the deviation of the outputs, by precision; a bundle is only replaced by a higher `sequence`.
+    `floor` is the oldest version of each runtime that was asked for, by its name in `deploytool.runtimes`, and `tried`
+    the version of the ONNX Runtime that checked the graphs, empty if none did; `tolerances` limit the deviation of the
+    outputs, by precision; a bundle is only replaced by a higher `sequence`.
     """
 
     schema: str
@@ -123,6 +128,8 @@ class Manifest:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     graphs: tuple[Graph, ...]
+    floor: Mapping[str, str]
+    tried: str
     golden: GoldenFiles
     tolerances: Mapping[str, Limits]
     recipe: str
@@ -226,6 +233,11 @@ def _problem(manifest: Manifest) -> str | None:
         return "it has no graph"
     if not all(graph.memory_mib is None or 0 < graph.memory_mib <= MAX_MEMORY_MIB for graph in manifest.graphs):
         return "the memory of a graph is out of range"
+    if not all(0 < version < 1 << 31 for graph in manifest.graphs for version in (graph.ir_version, graph.opset)):
+        return "the version of a graph is out of range"
+    versions = (*manifest.floor.values(), *([manifest.tried] if manifest.tried else []))
+    if not set(manifest.floor) <= set(runtimes.TITLES) or not all(map(runtimes.release, versions)):
+        return "the version of a runtime is invalid"
     unknown = sorted(set(referenced) - {file.path for file in manifest.files})
     if unknown:
         return f"it refers to {unknown[0]}, and lists no such file"

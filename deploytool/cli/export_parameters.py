@@ -30,6 +30,7 @@ _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "arguments": params.arguments,
     "forward": params.forward_arguments,
     "tolerance": params.tolerances,
+    "floor": params.floors,
     "outputs": params.names,
     "keep_fp32": params.names,
     "targets": params.names,

@@ -109,6 +109,11 @@ def tolerances(texts: Sequence[str]) -> dict[str, float]:
     return options.tolerance(dict(_pairs("--tolerance", texts, "fp16=2e-3, or fp32=1e-5")))
 
 
+def floors(texts: Sequence[str]) -> dict[str, str]:
+    """Parses `ort=1.20` and `trt=10.3`: the oldest version of a runtime."""
+    return dict(_pairs("--floor", texts, "ort=1.20"))
+
+
 def names(texts: Sequence[str]) -> str:
     """The names of every text, in one text with commas."""
     return ",".join(texts)

@@ -136,7 +136,7 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
         "rollback": lambda args: commands.rollback(args.root, key=args.key),
         "pardon": lambda args: commands.pardon(args.digest, args.root),
         "clean": lambda args: commands.clean(args.root, yes=args.yes),
-        "doctor": lambda args: commands.doctor(args.target),
+        "doctor": lambda args: commands.doctor(args.target, args.bundle),
     }
 
 

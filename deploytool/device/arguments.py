@@ -77,6 +77,9 @@ PLAIN_HTTP = Argument(
     "plain_http", "Allow unencrypted HTTP to other machines too.", bool, flag="--plain-http", default=False
 )
 CA = Argument("ca", "Certificates (PEM) of the authorities to trust for the server.", Path, flag="--ca", metavar="FILE")
+READ_BUNDLE = Argument(
+    "bundle", "Whether the ONNX Runtime here reads the graphs of that bundle.", Path, flag="--bundle", metavar="BUNDLE"
+)
 TIMEOUT = Argument(
     "timeout", "Give up after this many seconds.", float, flag="--timeout", metavar="SECONDS", minimum=0.001
 )
@@ -187,6 +190,6 @@ COMMANDS: Mapping[str, Command] = {
         "Say what this machine can do, and how to mend what it cannot.",
         "Reports what this machine can build, run and verify, and the remedy for each known problem.",
         "--target rtx40",
-        (BUILD_TARGET,),
+        (BUILD_TARGET, READ_BUNDLE),
     ),
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploytool import runtimes
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, all_files
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
@@ -91,6 +92,8 @@ def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment,
         absent = "ONNX Runtime is not installed"
     elif tier is not Tier.ORT_CPU and not environment.capability:
         absent = "no CUDA GPU answers here"
+    else:
+        absent = runtimes.refusal(runtimes.ORT, environment.onnxruntime, graph.ir_version, graph.opset)
     return Candidate(
         *(tier, str(folder / file.path), file.size, file.sha256),
         *("onnxruntime", _DEVICES[tier], ""),

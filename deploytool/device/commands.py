@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from deploytool.bundle import subset
-from deploytool.bundle.manifest import MANIFEST_FILE
+from deploytool.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
 from deploytool.device import build as device_build
 from deploytool.device import clean as device_clean
 from deploytool.device import install as device_install
@@ -214,10 +214,17 @@ def clean(root: Path, *, yes: bool) -> CommandOutput:
     return CommandOutput(tuple(leftovers.lines(items, gone=yes)), CleanResult(items, kept, gone=yes), failure)
 
 
-def doctor(target: str = "") -> CommandOutput:
+def doctor(target: str = "", bundle: Path | None = None) -> CommandOutput:
     """Reports what this machine can build, run and verify, and its known problems."""
+    manifest = read_manifest(bundle) if bundle else None
     diagnosis = doctor_diagnosis.examine(target)
-    return CommandOutput(tuple(doctor_messages.lines(diagnosis)), diagnosis, diagnosis.failure)
+    lines = [*doctor_messages.lines(diagnosis), *([bundle_line(manifest)] if manifest else [])]
+    return CommandOutput(tuple(lines), diagnosis, diagnosis.failure)
+
+
+def bundle_line(manifest: Manifest) -> str:
+    """Whether the ONNX Runtime of this machine reads the graphs of a bundle."""
+    return f"{manifest.name}: {device_verify.runtime_status(manifest, detect())}"
 
 
 def _bundle_folder(folder: Path) -> tuple[Path, str | None]:

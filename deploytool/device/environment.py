@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deploytool.bundle.manifest import Engine
+from deploytool.doctor.inventory import RUNTIMES
 from deploytool.host import machine
 from deploytool.targets import FLAVOURS
 
@@ -15,9 +16,9 @@ _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True)
 class Environment:
-    """System, processor, first GPU, its compute capability, CUDA version of its driver, TensorRT versions by flavour.
+    """System, processor, first GPU, its compute capability, CUDA version of its driver, and versions of runtimes.
 
-    What the machine lacks is empty.
+    `tensorrt` gives the versions by flavour. What the machine lacks is empty.
     """
 
     system: str
@@ -26,6 +27,7 @@ class Environment:
     capability: str = ""
     cuda: str = ""
     tensorrt: Mapping[str, str] | None = None
+    onnxruntime: str = ""
 
     def version(self, flavour: str) -> str:
         """The installed version of a TensorRT flavour, empty if it is not installed."""
@@ -44,6 +46,7 @@ def detect() -> Environment:
         capability=gpus[0].capability if gpus else "",
         cuda=machine.cuda() if gpus else "",
         tensorrt={name: version for name, version in versions.items() if version},
+        onnxruntime=next((version for name in RUNTIMES if (version := machine.version(name))), ""),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+from deploytool import runtimes
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import (
     MANIFEST_FILE,
@@ -178,6 +179,27 @@ def target_step(folder: Path, manifest: Manifest, environment: Environment) -> S
     return Step("target", f"no engine for this machine: {reasons[0][1] if reasons else 'the bundle contains none'}")
 
 
+def runtime_step(manifest: Manifest, environment: Environment) -> Step:
+    """Whether the ONNX Runtime of this machine reads the graphs; no failure if not, since an engine may remain."""
+    return Step("runtime", runtime_status(manifest, environment))
+
+
+def runtime_status(manifest: Manifest, environment: Environment) -> str:
+    """What the manifest says of ONNX Runtime, compared with the version here, in one line."""
+    version = environment.onnxruntime
+    if not version:
+        return "ONNX Runtime is not installed"
+    for graph in manifest.graphs:
+        if why := runtimes.refusal(runtimes.ORT, version, graph.ir_version, graph.opset):
+            return why
+    newest = max(manifest.graphs, key=lambda graph: (graph.ir_version, graph.opset))
+    reads = f"ONNX Runtime {version} reads IR version {newest.ir_version} and opset {newest.opset}"
+    if not manifest.tried:
+        return f"{HELD}: {reads}; none was tried"
+    older = (runtimes.release(version) or (0, 0)) < (runtimes.release(manifest.tried) or (0, 0))
+    return f"{HELD}: {reads}; {'the oldest that was tried is ' if older else 'tried with '}{manifest.tried}"
+
+
 def run_candidates(checked: Integrity, environment: Environment, built: Path | None = None) -> tuple[Candidate, ...]:
     """Every candidate for running a bundle here; `built` is the folder of engines built on this machine."""
     engines = built or build.engine_path(checked.folder)
@@ -198,7 +220,11 @@ def verify(
         content_digest=content_digest(checked.manifest),
         sequence=checked.manifest.sequence,
         machine=", ".join(name for name in (machine.cpu(), environment.gpu) if name),
-        steps=(*checked.steps, target_step(checked.folder, checked.manifest, environment)),
+        steps=(
+            *checked.steps,
+            target_step(checked.folder, checked.manifest, environment),
+            runtime_step(checked.manifest, environment),
+        ),
         tried=results,
         tier=working.tier if working else None,
     )

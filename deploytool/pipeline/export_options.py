@@ -164,6 +164,14 @@ class ExportOptions:
             usual=str(Options.opset),
         ),
     ] = None
+    floor: Annotated[
+        Mapping[str, str] | None,
+        Declaration(
+            _CONVERSION,
+            "The oldest runtime that has to read the graphs: ort=VERSION, or trt=VERSION for TensorRT.",
+            metavar="ort=VERSION",
+        ),
+    ] = None
     rewrite: Annotated[
         str | None,
         Declaration(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from deploytool import serde
+from deploytool import runtimes, serde
 from deploytool.errors import BadInput
 from deploytool.host import exception_text
 from deploytool.loading import shards
@@ -188,6 +188,7 @@ def below(dtype: str) -> int:
 
 def combinations(options: ExportOptions) -> None:
     """Raises BadInput for options that exclude each other, or that have no effect on what is made."""
+    floor(options.floor or {}, options.opset)
     if options.exporter == "torchscript" and (options.opset or 0) > TORCHSCRIPT_OPSET:
         problem = f"the torchscript exporter writes opsets up to {TORCHSCRIPT_OPSET}, not {options.opset}"
         raise BadInput(problem, f"leave --exporter out, or use --opset {TORCHSCRIPT_OPSET}")
@@ -202,9 +203,30 @@ def combinations(options: ExportOptions) -> None:
 
 
 def opset(options: ExportOptions, model: Model) -> int:
-    """The opset of the graphs: as stated; by default the one nearest to that of a given graph, or the usual one."""
+    """The opset of the graphs: as stated, else the one nearest to that of a given graph, or the usual one.
+
+    The oldest runtimes limit one that is not stated.
+    """
+    limits = [runtimes.newest(runtime, version) for runtime, version in (options.floor or {}).items()]
     usual = min(max(OLDEST_OPSET, model.given.opset), NEWEST_OPSET) if model.given else Options.opset
-    return value_or(options.opset, usual)
+    return value_or(options.opset, min([usual, *(limit.opset for limit in limits if limit)]))
+
+
+def floor(versions: Mapping[str, str], opset: int | None) -> None:
+    """Raises BadInput for a runtime that is unknown, or that does not read the stated opset."""
+    for runtime, version in versions.items():
+        form = f"--floor {runtime}={version}"
+        if runtime not in runtimes.TITLES:
+            raise BadInput(f"{form} names no runtime", f"choose from {', '.join(runtimes.TITLES)}: --floor ort=1.20")
+        newest = runtimes.newest(runtime, version)
+        if newest is None:
+            is_version = runtimes.release(version) is not None
+            oldest = runtimes.oldest_known(runtime)
+            problem = f"is older than {oldest}, the oldest release known here" if is_version else "is not a version"
+            raise BadInput(f"{form} {problem}", f"write --floor {runtime}={oldest}, or a later one")
+        if opset is not None and opset > newest.opset:
+            problem = f"{runtimes.TITLES[runtime]} {version} reads opsets up to {newest.opset}, not {opset}"
+            raise BadInput(problem, f"use --opset {newest.opset}, or raise --floor")
 
 
 def for_engines(inputs: Sequence[Tensor], opset: int) -> None:

@@ -182,6 +182,7 @@ def _resolve(
         inputs=golden,
         cases=checks.file(Path(requested.cases)) if requested.cases else None,
         exporter=requested.exporter,
+        floor=dict(requested.floor or {}),
         opset=checks.opset(requested, model),
         batch=batch,
         sizes=sizes,

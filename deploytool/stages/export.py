@@ -21,7 +21,7 @@ from deploytool.backends import eager
 from deploytool.backends.session import Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ResourceExhausted, StageFailed
-from deploytool.exporters import dynamo, torchscript
+from deploytool.exporters import dynamo, floor, torchscript
 from deploytool.host import disk
 from deploytool.loading.source_model import SourceModel
 from deploytool.loading.stage_inputs import StageInputs
@@ -120,6 +120,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "exporter": kept.exporter,
         **_size(kept.graph),
         "baked_values": serde.encode(kept.baked),
+        "floor": dict(job.options.floor),
         "remarks": [*remarks],
     }
 
@@ -162,6 +163,7 @@ def _export(exporter: str, task: _Task, *, checked: bool) -> _Candidate:
         ):
             graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
             _clean(graph)
+            graph = floor.fit(graph, task.job.options.floor)
             onnx.checker.check_model(graph, full_check=True)
         if lost := free_sizes.fixed_axis(free_sizes.declared_free_axes(model.inputs), graph.graph):
             raise StageFailed(lost, "see --exporter")

@@ -12,6 +12,7 @@ from deploytool.backends import eager, given_graph
 from deploytool.backends.session import load_backend
 from deploytool.data.golden import Golden
 from deploytool.errors import StageFailed
+from deploytool.exporters import floor
 from deploytool.host import workers
 from deploytool.host.process import run_limited
 from deploytool.loading.graph import adapter, source
@@ -65,6 +66,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     storage.save(graph, out)
     if before != job.options.opset:
         graph, remarks = _converted(graph, task, references)
+    graph = floor.fit(graph, job.options.floor)
     onnx.checker.check_model(graph)
     storage.save(graph, out)
     with load_backend(job.options.runner).start(out) as session:
@@ -75,6 +77,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "nodes": len(graph.graph.node),
         "max_error": error,
         "max_error_as_given": as_given,
+        "floor": dict(job.options.floor),
         "remarks": remarks,
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from deploytool import serde
+from deploytool import runtimes, serde
 from deploytool.bundle import triton_config
 from deploytool.bundle.manifest import (
     MAX_MEMORY_MIB,
@@ -44,6 +44,8 @@ from deploytool.rewrites.graph import memory
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
 from deploytool.targets import FLAVOURS, TENSORRT
 
+_STANDARD = ("", "ai.onnx")  # domains of the standard operators
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few enough for a slow network
 
 
@@ -79,6 +81,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     batch = content.model.inputs[0].shape[0]
     golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
     graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
+    floor = _floor(inputs, graphs)
     recipe = _write_recipe(folder, content, graphs[-1])
     engines = _write_engines(folder, content, inputs, result)
     manifest = Manifest(
@@ -91,6 +94,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         preprocessing=content.model.preprocessing,
         classes=serde.decode(tuple[str, ...], inputs.latest(Kind.GOLDEN).notes.get("classes", [])),
         graphs=graphs,
+        floor=floor,
+        tried=next((result.versions[name] for name in _RUNTIMES if name in result.versions), ""),
         golden=golden_files,
         tolerances={Precision.FP32: tolerances.fp32, Precision.FP16: tolerances.fp16},
         recipe=recipe,
@@ -157,8 +162,21 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
         disk.write(version / "model.onnx", artifact.path.read_bytes())
         text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         version.with_name("config.pbtxt").write_text(text, encoding="utf-8")
-        graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io))
+        written = onnx.load(artifact.path, load_external_data=False)
+        opset = max(entry.version for entry in written.opset_import if entry.domain in _STANDARD)
+        graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io, written.ir_version, opset))
     return tuple(graphs)
+
+
+def _floor(inputs: StageInputs, graphs: Sequence[Graph]) -> dict[str, str]:
+    """The oldest runtimes that the export was for; raises StageFailed if a graph is too new for one of them."""
+    (exported,) = (graph for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT)
+    floor = serde.decode(dict[str, str], exported.notes.get("floor", {}))
+    for runtime, version in floor.items():
+        for graph in graphs:
+            if why := runtimes.refusal(runtime, version, graph.ir_version, graph.opset):
+                raise StageFailed(f"{graph.path}: {why}", "report this as a bug, or raise --floor")
+    return floor
 
 
 def _with_memory(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) -> Graph:

@@ -83,10 +83,10 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.EXPORT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),
         Kind.GRAPH,
-        ("exporter", "opset", "runner", "sizes", "tolerance"),
+        ("exporter", "opset", "floor", "runner", "sizes", "tolerance"),
         ("torch", "onnx", "onnxscript", *_ORT),
         copies=1,
-        packages=("backends", "data", "exporters", "loading", "model_checks", "parity", "rewrites"),
+        packages=("backends", "data", "exporters", "loading", "model_checks", "parity", "rewrites", "runtimes.py"),
     ),
     Stage.SIMPLIFY: Contract(
         (Kind.GRAPH, Kind.GOLDEN),
@@ -157,7 +157,7 @@ STAGES: Mapping[Stage, Contract] = {
         uses_model=False,
         copies=1.5,
         engine_copies=0.5,
-        packages=("bundle", "data", "loading", "parity", "rewrites", "targets.py"),
+        packages=("bundle", "data", "loading", "parity", "rewrites", "runtimes.py", "targets.py"),
     ),
 }
 
@@ -171,9 +171,9 @@ GIVEN_GRAPH: Mapping[Stage, Contract] = {
     ),
     Stage.EXPORT: replace(
         STAGES[Stage.EXPORT],
-        options=("opset", "runner", "sizes", "tolerance"),
+        options=("opset", "floor", "runner", "sizes", "tolerance"),
         libraries=("torch", "onnx", *_ORT),
-        packages=("backends", "data", "loading", "parity", "rewrites"),
+        packages=("backends", "data", "exporters", "loading", "parity", "rewrites", "runtimes.py"),
         module="export_graph",
     ),
 }  # the stages that are others for a given ONNX file

@@ -39,7 +39,7 @@ def test_verify_prints_the_backend_and_why_faster_ones_are_skipped(cli: Command,
     assert lines[0] == f"{packed}: tiny, sequence 1, digest {manifest_digest(packed)[:12]}"
     words = [line.split("  ")[1] for line in lines[1:-1]]
     tiers = ["engine", "built here", "ORT TensorRT", "ORT CUDA", "ORT CPU"]
-    assert [word.strip() for word in words] == ["digests", "sequence", "target", *tiers]
+    assert [word.strip() for word in words] == ["digests", "sequence", "target", "runtime", *tiers]
     assert sum("skipped: no CUDA GPU answers here" in line for line in lines) == 4
     assert "works: error" in lines[-2]
     assert "ms at batch 1" in lines[-2]

@@ -40,6 +40,7 @@ SAMPLES: dict[str, tuple[tuple[str, ...], str, Any]] = {
     "layout": (("--layout", "NHWC"), 'layout = "NHWC"', "NHWC"),
     "to": (("--to", "onnx"), 'to = "onnx"', "onnx"),
     "exporter": (("--exporter", "dynamo"), 'exporter = "dynamo"', "dynamo"),
+    "floor": (("--floor", "ort=1.20"), 'floor = ["ort=1.20"]', {"ort": "1.20"}),
     "opset": (("--opset", "20"), "opset = 20", 20),
     "rewrite": (("--rewrite", "grouped"), 'rewrite = "grouped"', "grouped"),
     "io": (("--io", "fp16"), 'io = "fp16"', "fp16"),
