@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -72,10 +73,11 @@ def row(python: Path, version: str, bundles: Sequence[Path]) -> Row:
     expected = runtimes.newest(runtimes.ORT, version)
     failures = [] if expected == runtimes.Newest(ir_version, opset) else [f"{version} reads {ir_version}, {opset}"]
     failures += [] if found == version else [f"{found} is installed instead of {version}"]
+    installed = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     outcomes = []
     for path in bundles:
         command = [str(python), "-m", "deploytool.device", "verify", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=installed, cwd=python.parent)
         held = re.search(r"^  ORT CPU +works: error (\S+?),", done.stdout, re.MULTILINE)
         refused = re.search(r"^  ORT CPU +skipped: ONNX Runtime \S+ reads .* up to \d+, .*", done.stdout, re.MULTILINE)
         outcomes.append(f"{held[1]}" if held and not done.returncode else "refused" if refused else "FAILED")
