@@ -148,3 +148,23 @@ def test_an_option_that_a_graph_cannot_have_is_refused(
         export(str(tmp_path / "net.onnx"), quick=True, out=tmp_path / "run", **options)
     assert problem in str(raised.value)
     assert remedy in raised.value.remedy
+
+
+def test_the_oldest_runtime_limits_opset_and_ir_version(tmp_path: Path) -> None:
+    given = given_graphs.conv(23)
+    given.ir_version = 11
+    run = export_file(given, tmp_path, floor={"ort": "1.20", "trt": "10.3"})
+    assert "export: converted from opset 23 to 20, with the same answers" in run.report.remarks
+    for path in (run.onnx, run.fp16):
+        written = onnx.load(str(path))
+        assert (written.ir_version, written.opset_import[0].version) == (10, 20)
+    inputs: Arrays = {"image": np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)}
+    assert_close(run, run_file(tmp_path / "net.onnx", inputs), inputs)
+
+
+def test_an_operator_that_the_oldest_runtime_lacks_is_named(tmp_path: Path) -> None:
+    text = given_graphs.CONV.format(opset=20).replace("Relu(a)", "Gelu(a)")
+    given = given_graphs.model(text, given_graphs.weights(kernel=(8, 3, 3, 3), bias=(8,), table=(10, 8), shift=(10,)))
+    with pytest.raises(StageFailed, match="opset 19 has no operator Gelu, which node") as caught:
+        export_file(given, tmp_path, floor={"ort": "1.16"})
+    assert "ONNX Runtime 1.16 reads opsets up to 19" in caught.value.remedy

@@ -202,3 +202,20 @@ def test_an_exporter_that_rejects_the_model_prints_nothing(
     with pytest.raises(StageFailed, match="dynamo exporter rejects the model: Could not guard on data-dependent"):
         list(stages)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_graph_is_fitted_to_the_oldest_runtime(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export._EXPORTERS["torchscript"]
+
+    def export_newer(*arguments: Any) -> onnx.ModelProto:
+        model = exported(*arguments)
+        model.ir_version = 11
+        return model
+
+    monkeypatch.setitem(export._EXPORTERS, "torchscript", export_newer)
+    stated = dataclasses.replace(options("auto"), floor={"ort": "1.16"})
+    notes = export.make(Job(TINY, stated), tmp_path / "model.onnx", artifacts(finished))
+    assert (notes["exporter"], notes["floor"]) == ("torchscript", {"ort": "1.16"})
+    assert onnx.load(tmp_path / "model.onnx").ir_version == 9

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from deploytool import serde
@@ -16,8 +17,8 @@ from deploytool.backends import onnxruntime
 from deploytool.bundle.manifest import Manifest, all_files, check_files, content_digest, read_manifest
 from deploytool.cli import pack as packing
 from deploytool.data import golden, images
-from deploytool.errors import BadInput, ParityFailed, Refused, ResourceExhausted
-from deploytool.host import owner
+from deploytool.errors import BadInput, ParityFailed, Refused, ResourceExhausted, StageFailed
+from deploytool.host import machine, owner
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.pipeline import runner
@@ -72,6 +73,26 @@ def test_each_graph_has_a_memory_limit(packed: Path) -> None:
     for graph in read_manifest(packed).graphs:
         assert graph.memory_mib is not None
         assert 128 < graph.memory_mib < 200
+
+
+def test_the_manifest_states_the_versions_of_the_graphs_and_the_runtime_that_ran_them(packed: Path) -> None:
+    manifest = read_manifest(packed)
+    for graph in manifest.graphs:
+        written = onnx.load(packed / graph.path)
+        assert (graph.ir_version, graph.opset) == (written.ir_version, written.opset_import[0].version)
+    assert manifest.tried == machine.version("onnxruntime")
+    assert manifest.floor == {}
+
+
+def test_a_graph_that_the_oldest_runtime_does_not_read_is_not_packed(
+    finished: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, graphs = artifacts(finished), read_manifest(packed).graphs
+    (exported,) = (graph for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT)
+    monkeypatch.setitem(exported.notes, "floor", {"ort": "1.20"})
+    assert pack._floor(inputs, graphs) == {"ort": "1.20"}
+    with pytest.raises(StageFailed, match="reads opsets up to 21, and the graph has opset 22"):
+        pack._floor(inputs, [dataclasses.replace(graph, opset=22) for graph in graphs])
 
 
 def test_the_manifest_lists_the_systems_that_an_engine_supports(packed: Path) -> None:
