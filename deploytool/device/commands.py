@@ -214,9 +214,9 @@ def clean(root: Path, *, yes: bool) -> CommandOutput:
     return CommandOutput(tuple(leftovers.lines(items, gone=yes)), CleanResult(items, kept, gone=yes), failure)
 
 
-def doctor(target: str = "", bundle: Path | None = None) -> CommandOutput:
+def doctor(target: str = "", folder: Path | None = None) -> CommandOutput:
     """Reports what this machine can build, run and verify, and its known problems."""
-    manifest = read_manifest(bundle) if bundle else None
+    manifest = read_manifest(folder) if folder else None
     diagnosis = doctor_diagnosis.examine(target)
     lines = [*doctor_messages.lines(diagnosis), *([bundle_line(manifest)] if manifest else [])]
     return CommandOutput(tuple(lines), diagnosis, diagnosis.failure)
