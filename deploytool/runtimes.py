@@ -30,6 +30,7 @@ _NEWEST: Mapping[str, Mapping[tuple[int, int], Newest]] = {
         (1, 23): Newest(11, 23),
         (1, 24): Newest(13, 25),
         (1, 25): Newest(13, 26),
+        (1, 32): Newest(14, 28),
     },
     # From the documentation of onnx-tensorrt (10.0, 10.1, 10.15) and of TensorRT (11), and the ONNX release that each
     # is built with; not run. Parsers of TensorRT-RTX 1.7 check neither, and refuse operators by name.

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
         ("ort", "1.20", Newest(10, 21)),
         ("ort", "1.20.1", Newest(10, 21)),
         ("ort", "1.22.0+cu126", Newest(10, 22)),
-        ("ort", "1.99", Newest(13, 26)),  # what the newest release that is known reads
+        ("ort", "1.99", Newest(14, 28)),  # what the newest release that is known reads
         ("ort", "1.14", None),
         ("ort", "latest", None),
         ("trt", "10.3", Newest(10, 20)),
@@ -41,7 +41,7 @@ def test_the_refusal_names_the_limit_and_the_release_that_reads_the_graph() -> N
         "ONNX Runtime 1.17.3 reads IR versions up to 9, and the graph has IR version 10, which 1.18 and later read"
     )
     assert runtimes.refusal("ort", "1.32.0", 13, 30) == (
-        "ONNX Runtime 1.32.0 reads opsets up to 26, and the graph has opset 30"
+        "ONNX Runtime 1.32.0 reads opsets up to 28, and the graph has opset 30"
     )
     assert runtimes.refusal("ort", "1.2", 13, 30) is None  # unknown
 
