@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,8 @@ class Scope(nn.Module):
 
     `initializer_names` and `node_names` give the name in the graph for each attribute of the module; a node without a
     name goes by its first output. Floating-point constants are parameters without gradient, others buffers. Scalars
-    beyond FP16's range (epsilons, masks) are neither, because FP16 graphs keep them in FP32: they are not rounded.
+    beyond FP16's range (epsilons, masks) and numbers that sizes depend on are neither: FP16 graphs keep them in FP32,
+    so they are not rounded.
     """
 
     def __init__(self, graph: onnx.GraphProto, context: GraphContext) -> None:
@@ -60,11 +61,13 @@ class Scope(nn.Module):
         self.node_names: dict[str, str] = {}
         self._attribute_of: dict[str, str] = {}  # of a constant
         self._fixed: dict[str, Value] = {}  # constants that are not in the state of the module
-        self._add_constants(graph)
+        values = dict(_constants(graph))
+        shape_nodes = shape_arithmetic.find(graph, values, context.types)
+        self._add_constants(graph, values, shape_arithmetic.constants_of_sizes(graph, shape_nodes))
         initialized = {*self._attribute_of, *self._fixed}
         self.input_names = tuple(value.name for value in graph.input if value.name not in initialized)
         self.output_names = tuple(value.name for value in graph.output)
-        self.steps = self._add_nodes(graph, context)
+        self.steps = self._add_nodes(graph, context, shape_nodes)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Converts or moves all tensors, as `double()` and `to()` do; torch calls it."""
@@ -92,7 +95,7 @@ class Scope(nn.Module):
             return values[name]
         return self._fixed[name] if name in self._fixed else getattr(self, self._attribute_of[name])
 
-    def _add_constants(self, graph: onnx.GraphProto) -> None:
+    def _add_constants(self, graph: onnx.GraphProto, values: Mapping[str, Value], sizes: Collection[str]) -> None:
         statistics = {
             name: _STATISTICS[number]
             for node in graph.node
@@ -100,8 +103,8 @@ class Scope(nn.Module):
             for number, name in enumerate(node.input)
             if number in _STATISTICS
         }
-        for name, value in _constants(graph):
-            if _is_kept_out(value):
+        for name, value in values.items():
+            if _is_kept_out(value, is_size=name in sizes):
                 self._fixed[name] = value
                 continue
             ending = statistics.get(name, "")
@@ -114,10 +117,11 @@ class Scope(nn.Module):
             self.initializer_names[attribute] = name
             self._attribute_of[name] = attribute
 
-    def _add_nodes(self, graph: onnx.GraphProto, context: GraphContext) -> tuple[Step, ...]:
+    def _add_nodes(
+        self, graph: onnx.GraphProto, context: GraphContext, shape_nodes: Collection[int]
+    ) -> tuple[Step, ...]:
         known = {*self._attribute_of, *self._fixed}
         nodes = [node for node in graph.node if not _is_constant(node)]
-        shape_nodes = shape_arithmetic.find(graph, known, context.types)
         shaped = {id(node) for index, node in enumerate(graph.node) if index in shape_nodes}
         steps = []
         reads = [_reads(node) for node in nodes]
@@ -178,9 +182,9 @@ def _is_constant(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
-def _is_kept_out(value: Any) -> bool:
-    """Whether a constant is no part of the module's state: a string, or a scalar that FP16 cannot represent."""
-    if not isinstance(value, torch.Tensor):
+def _is_kept_out(value: Any, *, is_size: bool) -> bool:
+    """Whether a constant is no part of the module's state: a string, a size, or a scalar that FP16 cannot represent."""
+    if not isinstance(value, torch.Tensor) or (is_size and value.is_floating_point()):
         return True
     if value.numel() != 1 or not value.is_floating_point():
         return False

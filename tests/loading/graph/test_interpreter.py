@@ -115,6 +115,16 @@ def test_sizes_computed_from_a_shape_are_computed_as_in_the_file_in_fp64_too() -
         assert list(module(torch.zeros(3, 3, dtype=torch.float64))["zeros"].shape) == sizes
 
 
+def test_the_scales_of_a_resize_are_not_rounded_with_the_weights() -> None:
+    constants = {"scales": np.array([1, 1, 1.7, 1.7], "f"), "w": np.array([1, 1, 1.7, 1.7], "f")}
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["resized"], mode="linear"),
+        helper.make_node("Mul", ["resized", "w"], ["y"]),
+    ]
+    module = GraphModule(graph(nodes, [value("x", [1, 1, 10, 10])], [value("y", [1, 1, "h", "w"])], constants))
+    assert set(module.state_dict()) == {"w"}
+
+
 def test_an_epsilon_that_fp16_flushes_is_no_part_of_the_state() -> None:
     nodes = [helper.make_node("Add", ["x", "epsilon"], ["y"]), helper.make_node("Mul", ["y", "factor"], ["z"])]
     constants = {"epsilon": np.array(1e-12, "f"), "factor": np.array(0.5, "f")}

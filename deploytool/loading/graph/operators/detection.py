@@ -21,12 +21,11 @@ def _non_max_suppression(
     rows = []
     corners = _corners(boxes, centred=op.flag("center_point_box"))
     for batch in range(scores.shape[0]):
-        overlaps = _overlaps(corners[batch])
         for number in range(scores.shape[1]):
             each = scores[batch, number]
             order = torch.sort(each, descending=True, stable=True).indices
             candidates = order if least is None else order[each[order] > least]
-            kept = _suppressed(candidates, overlaps, overlap or 0.0, int(most))
+            kept = _suppressed(candidates, corners[batch], overlap or 0.0, int(most))
             rows += [(batch, number, index) for index in kept]
     return torch.tensor(rows, dtype=torch.int64).view(-1, 3)
 
@@ -40,23 +39,22 @@ def _corners(boxes: torch.Tensor, *, centred: bool) -> torch.Tensor:
     return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
 
 
-def _overlaps(boxes: torch.Tensor) -> torch.Tensor:
-    """The intersection over the union of each two boxes."""
-    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+def _overlaps(box: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """The intersection over the union of a box with others."""
+    low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
     common = torch.clamp(high - low, min=0).prod(-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    union = areas[:, None] + areas[None, :] - common
+    union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(-1) - common
     return torch.where(union > 0, common / union, torch.zeros_like(common))
 
 
-def _suppressed(candidates: torch.Tensor, overlaps: torch.Tensor, limit: float, most: int) -> list[int]:
+def _suppressed(candidates: torch.Tensor, boxes: torch.Tensor, limit: float, most: int) -> list[int]:
+    """The candidates, the best first, that overlap no better one by more than the limit."""
     kept: list[int] = []
     while len(candidates) and len(kept) < most:
         best = int(candidates[0])
         kept.append(best)
         rest = candidates[1:]
-        candidates = rest[overlaps[best, rest] <= limit]
+        candidates = rest[_overlaps(boxes[best], boxes[rest]) <= limit]
     return kept
 
 
