@@ -37,7 +37,7 @@ tokens (int64[batch,seq] ids, int64[batch,seq] attention_mask) => (float[batch,s
   axis = Constant<value_ints=[1]>()
   m = Unsqueeze(attention_mask, axis)
   seen = Cast<to=9>(m)
-  low = Constant<value_float=-30.0>()
+  low = Constant<value_float=-10000.0>()
   masked = Where(seen, s, low)
   p = Softmax<axis=-1>(masked)
   hidden = MatMul(p, e)
@@ -73,6 +73,15 @@ def conv(opset: int = 18) -> onnx.ModelProto:
     """A small classifier of images."""
     arrays = weights(kernel=(8, 3, 3, 3), bias=(8,), table=(10, 8), shift=(10,))
     return model(CONV.format(opset=opset), arrays)
+
+
+def half(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its weights, inputs and outputs in FP16."""
+    for weight in graph.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return graph
 
 
 def mlp() -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from deploytool.api import Run
 from deploytool.errors import BadInput, StageFailed
 from deploytool.spec import Baseline, Stage
 from tests import given_graphs
+from tests.conftest import TINY
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -36,11 +37,11 @@ def export_file(graph: onnx.ModelProto, tmp_path: Path, **options: Any) -> Run:
     return run
 
 
-def assert_close(run: Run, expected: Arrays, inputs: Arrays, *, batch_axis: int = 0) -> None:
+def assert_close(run: Run, expected: Arrays, inputs: Arrays, *, fp32: float = 1e-5) -> None:
     """The FP32 and FP16 graphs of a run give the answers of the file."""
     assert run.onnx is not None
     assert run.fp16 is not None
-    for path, tolerance in ((run.onnx, 1e-5), (run.fp16, 4e-3)):
+    for path, tolerance in ((run.onnx, fp32), (run.fp16, 4e-3)):
         actual = run_file(path, inputs)
         assert list(actual) == list(expected)
         for name, array in expected.items():
@@ -168,3 +169,22 @@ def test_an_operator_that_the_oldest_runtime_lacks_is_named(tmp_path: Path) -> N
     with pytest.raises(StageFailed, match="opset 19 has no operator Gelu, which node") as caught:
         export_file(given, tmp_path, floor={"ort": "1.16"})
     assert "ONNX Runtime 1.16 reads opsets up to 19" in caught.value.remedy
+
+
+def test_the_exported_graph_of_a_model_fed_back_gives_the_same_fp16_graph_byte_for_byte(tmp_path: Path) -> None:
+    first = export(TINY, quick=True, out=tmp_path / "first").check()
+    file = first.folder / "export" / "model.onnx"
+    again = export(str(file), quick=True, resize=32, crop=32, out=tmp_path / "again").check()
+    for stage in (Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
+        made = [run.folder / stage / "model.onnx" for run in (first, again)]
+        assert made[0].read_bytes() == made[1].read_bytes(), stage
+
+
+def test_an_fp16_file_is_exported_as_the_same_graph_in_fp32(tmp_path: Path) -> None:
+    graph = given_graphs.half(given_graphs.conv())
+    run = export_file(graph, tmp_path)
+    image = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float16)
+    expected = run_file(tmp_path / "net.onnx", {"image": image})["scores"].astype(np.float32)
+    assert_close(run, {"scores": expected}, {"image": image.astype(np.float32)}, fp32=4e-3)
+    (line,) = (line for line in run.report.remarks if "computes in FP16" in line)
+    assert line.startswith("load: net computes in FP16: its weights are taken as FP32")

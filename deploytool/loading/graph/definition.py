@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -14,7 +15,7 @@ from deploytool.errors import BadInput
 from deploytool.loading.graph import batch_axis, structure, token_bounds, widening
 from deploytool.loading.graph.batch_axis import Dimensions
 from deploytool.rewrites.graph import storage
-from deploytool.spec import BATCH, DTYPES, GivenGraph, GivenTensor, Model, Preprocessing, Tensor
+from deploytool.spec import BATCH, DTYPES, Fill, GivenGraph, GivenTensor, Model, Preprocessing, Tensor
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # characters that TensorRT or file formats may not support in names
 _HALF = "float16"
@@ -123,7 +124,17 @@ def _tensor(found: _Input, place: GivenTensor, name: str, below: int | None) -> 
     rest = [size for axis, size in enumerate(sizes) if axis != place.batch_axis]
     shape = (BATCH, *(size if isinstance(size, int) else _word(size) for size in rest))
     dtype = "float32" if place.half else found.dtype
-    return Tensor(name, shape, dtype, below or (256 if dtype == "uint8" else Tensor.below))
+    bound = below or (256 if dtype == "uint8" else Tensor.below)
+    return Tensor(name, shape, dtype, bound, _fill(name, dtype))
+
+
+def _fill(name: str, dtype: str) -> Fill:
+    """How an input is drawn, from its name: masks of padding and positions are no random numbers."""
+    if np.dtype(dtype).kind == "f":
+        return Fill.RANDOM
+    if "mask" in name.lower():
+        return Fill.MASK
+    return Fill.RANGE if "position_ids" in name.lower() else Fill.RANDOM
 
 
 def _is_half(value: onnx.ValueInfoProto) -> bool:
@@ -172,4 +183,5 @@ def _merged(found: Tensor, stated: Tensor, file: str) -> Tensor:
         remedy = f"write --input {found.name}={written}:{found.dtype}"
         raise BadInput(f"{file}: the input {found.name} is {found.dtype}, not {stated.dtype}", remedy)
     below = stated.below if stated.below != Tensor.below else found.below
-    return replace(found, shape=shape, below=below)
+    fill = stated.fill if stated.fill is not Fill.RANDOM else found.fill
+    return replace(found, shape=shape, below=below, fill=fill)

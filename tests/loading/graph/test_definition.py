@@ -11,7 +11,7 @@ from deploytool.cli import params
 from deploytool.errors import BadInput
 from deploytool.loading import catalog
 from deploytool.loading.graph import definition
-from deploytool.spec import GivenTensor, Model, Tensor
+from deploytool.spec import Fill, GivenTensor, Model, Tensor
 from tests import given_graphs
 
 
@@ -36,7 +36,7 @@ def test_inputs_types_and_dynamic_dimensions_come_from_the_file(tmp_path: Path) 
     model = read(given_graphs.tokens(), tmp_path)
     assert model.inputs == (
         Tensor("ids", ("batch", "seq"), "int64", below=50),
-        Tensor("attention_mask", ("batch", "seq"), "int64", below=2),
+        Tensor("attention_mask", ("batch", "seq"), "int64", below=2, fill=Fill.MASK),
     )
     assert model.given is not None
     assert model.given.batch is None
