@@ -167,14 +167,19 @@ def detector() -> ModelProto:
         node("Transpose", ["scores"], ["by_class"], "transpose", perm=[0, 2, 1]),
         node("NonMaxSuppression", ["boxes", "by_class", "most", "overlap"], ["kept"], "nms"),
         node("ReduceMax", ["scores", "last"], ["best"], "best", keepdims=0),
-        node("TopK", ["best", "k"], ["top", "places"], "topk"),
+        node("TopK", ["best", "k"], ["most_likely", "places"], "topk"),
+        node("Cast", ["kept"], ["kept_real"], "cast", to=_FLOAT),
+        node("ReduceMax", ["kept_real"], ["row"], "row", keepdims=0),
+        node("Clip", ["row", "", "one"], ["limited"], "clip"),
+        node("Mul", ["limited", "nothing"], ["no_change"], "mul"),
+        node("Add", ["most_likely", "no_change"], ["top"], "add"),
     ]
     weights: dict[str, Any] = {
         **{"most": [3], "overlap": np.array([0.5], np.float32), "k": [4], "last": [2]},
+        **{"one": np.float32(1), "nothing": np.float32(0)},
     }
     inputs = [tensor("boxes", _FLOAT, ["batch", 9, 4]), tensor("raw", _FLOAT, ["batch", 9, 2])]
     outputs = [
-        tensor("kept", _INT64, ["found", 3]),
         tensor("top", _FLOAT, ["batch", 4]),
         tensor("places", _INT64, ["batch", 4]),
     ]

@@ -48,10 +48,19 @@ def _spread(op: Op, parameter: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def _quantised(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, kind: int) -> torch.Tensor:
     if kind not in _RANGES:
         raise NotImplementedError("a type that torch does not have")
-    low, high = _RANGES[kind]
-    rounded = torch.round(x / scale)
-    shifted = rounded if zero is None else rounded + zero.to(rounded.dtype)
-    return torch.clamp(shifted, low, high).to(_CARRIERS[kind])
+    return _integers(torch.round(x / scale), zero, _RANGES[kind]).to(_CARRIERS[kind])
+
+
+def _integers(rounded: torch.Tensor, zero: torch.Tensor | None, ends: tuple[int, int]) -> torch.Tensor:
+    """Rounded numbers around a zero point, within both ends, as int64.
+
+    Rounding is a call that modes may see. What follows is exact: a mode that perturbs results would leave 41.99999 of
+    42, which becomes 41 as an integer.
+    """
+    with torch._C.DisableTorchFunction():
+        whole = torch.round(rounded)
+        shifted = whole if zero is None else whole + zero.to(whole.dtype)
+        return torch.clamp(shifted, *ends).to(torch.int64)
 
 
 def quantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None = None) -> torch.Tensor:
@@ -74,8 +83,9 @@ def dequantize(op: Op, x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor 
 def _dynamic_quantize(op: Op, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     largest, smallest = torch.clamp(x.amax(), min=0), torch.clamp(x.amin(), max=0)
     scale = (largest - smallest) / 255
-    zero = torch.clamp(torch.round(-smallest / scale), 0, 255)
-    result = torch.clamp(torch.round(x / scale) + zero, 0, 255)
+    ends = _RANGES[TensorProto.UINT8]
+    zero = _integers(torch.round(-smallest / scale), None, ends)
+    result = _integers(torch.round(x / scale), zero, ends)
     return result.to(torch.uint8), scale, zero.to(torch.uint8)
 
 
