@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from deploytool.loading import catalog
-from deploytool.spec import BATCH, Model, Preprocessing, Tensor
+from deploytool.spec import BATCH, Fill, Model, Preprocessing, Tensor
 from tests.foreign.table import MASKED, NET_TABLE, Net
 
 ZOO = (
@@ -39,7 +39,11 @@ def small(name: str, seed: int = 0) -> Model:
 
 def _foreign(name: str, seed: int) -> Model:
     net = next(net for net in (*NET_TABLE, *TRANSFORMER_NETS) if net.factory == name)
-    inputs = tuple(Tensor(tensor.name, (BATCH, *tensor.shape), tensor.dtype, tensor.below) for tensor in net.tensors(0))
+    fills = {"attention_mask": Fill.MASK}
+    inputs = tuple(
+        Tensor(each.name, (BATCH, *each.shape), each.dtype, each.below, fills.get(each.name, Fill.RANDOM))
+        for each in net.tensors(0)
+    )
     preprocessing = Preprocessing()
     if preprocessing.images(inputs):
         side = int(inputs[0].shape[-1])
