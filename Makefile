@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign floor reliability fuzz digits clean
+.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign foreign-models floor reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,6 +50,18 @@ foreign: .venv/ready
 
 floor: .venv/ready # releases of ONNX Runtime, each in an environment of its own; FLOOR names them: FLOOR='1.20.1 1.22.1'
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.floor.measure --page docs/runtimes.md $(FLOOR)
+
+# An environment of its own, which sees the packages of .venv and adds to them; nothing in .venv is changed.
+artifacts/foreign-models/env: .venv/ready tests/foreign/graphs/requirements.txt
+	$(BIN)/python -m venv artifacts/foreign-models/env
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(artifacts/foreign-models/env/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	artifacts/foreign-models/env/bin/pip install --quiet --disable-pip-version-check --no-deps \
+		-r tests/foreign/graphs/requirements.txt
+	touch $@
+
+foreign-models: artifacts/foreign-models/env
+	nice artifacts/foreign-models/env/bin/python -m tests.foreign.graphs.sweep --page docs/foreign-models.md
 
 # RUNS, FAULTS and SERVICE pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready

@@ -6,7 +6,7 @@ import pytest
 
 from deploytool.cli import params
 from deploytool.errors import BadInput
-from deploytool.spec import Range, Tensor
+from deploytool.spec import Fill, Range, Tensor
 
 
 def test_a_range_is_parsed() -> None:
@@ -114,3 +114,15 @@ def test_tolerances_are_parsed() -> None:
     for text in ("fp16", "1e-3"):
         with pytest.raises(BadInput, match=f"--tolerance {text} is not a name with a value"):
             params.tolerances([text])
+
+
+def test_an_input_may_be_a_mask_or_a_range() -> None:
+    mask, positions = params.tensors(["mask=H:int64:mask", "positions=16:int32:range"])
+    assert mask == Tensor("mask", ("batch", "H"), "int64", 2, Fill.MASK)
+    assert positions == Tensor("positions", ("batch", 16), "int32", 2, Fill.RANGE)
+
+
+def test_a_range_needs_an_axis() -> None:
+    with pytest.raises(BadInput, match="no axis") as refused:
+        params.tensors(["t=:int64:range"])
+    assert refused.value.remedy == "give it a length: --input t=128:int64:range"

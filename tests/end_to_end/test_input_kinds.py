@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 import deploytool
+from deploytool.backends import eager
 from deploytool.cli import params
 from deploytool.data import golden
 from deploytool.errors import BadInput, DeployError, StageFailed
@@ -153,3 +155,33 @@ def test_an_operator_on_uint8_that_tensorrt_lacks_is_an_error_in_one_line(tmp_pa
         )
     assert "\n" not in str(refused.value)
     assert "start the model with .float()" in refused.value.remedy
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_lists_dicts_flags_and_masks_reach_forward(exporter: str, tmp_path: Path) -> None:
+    declared = params.tensors(["parts.0=2", "parts.1=4", "more.shift=3", "mask=L:int64:mask"])
+    run = deploytool.export(
+        f"{ROOT / 'tests' / 'user_models' / 'argument_kinds.py'}:Arguments",
+        inputs=declared,
+        sizes={"L": (2, 6, 9)},
+        forward={"wide": True},
+        exporter=exporter,
+        quick=True,
+        out=tmp_path,
+    ).check()
+    rng, mask = np.random.default_rng(0), np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    feeds = {name: rng.standard_normal((2, size)).astype(np.float32) for name, size in (("parts.0", 2), ("parts.1", 4))}
+    feeds["more.shift"] = rng.standard_normal((2, 3)).astype(np.float32)
+    module = eager.load_module(tmp_path / "load" / "weights.safetensors")
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+    with torch.no_grad():
+        expected = module(
+            [tensors["parts.0"], tensors["parts.1"]],
+            {"shift": tensors["more.shift"]},
+            True,
+            mask=torch.from_numpy(mask),
+        )
+    assert run.onnx is not None
+    np.testing.assert_allclose(run_graph(run.onnx, **feeds, mask=mask)[0], expected.numpy(), atol=1e-5)
+    drawn = golden.read(tmp_path / "golden" / "golden.npz").inputs["mask"]
+    np.testing.assert_array_equal(drawn, np.sort(drawn, axis=1)[:, ::-1])

@@ -12,7 +12,7 @@ from deploytool.errors import BadInput, ResourceExhausted
 from deploytool.host import memory
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
-from deploytool.spec import Options, Precision, Range, Tensor
+from deploytool.spec import Model, Options, Precision, Range, Tensor
 from tests.conftest import TINY
 
 # by field of Options, each with a value that is not the default: the option as stated, and as the stages read it
@@ -152,3 +152,21 @@ def test_inputs_that_exceed_the_memory_are_refused(options: dict[str, Any], monk
     with pytest.raises(ResourceExhausted, match=r"need .* of memory; 68.7 GB are available") as caught:
         plan_export("mobilenet_v1_cifar" if "inputs" in options else TINY, ExportOptions(**options))
     assert "--batch" in caught.value.remedy
+
+
+def test_the_sizes_of_a_model_are_defaults() -> None:
+    model = Model(
+        "text",
+        TINY.factory,
+        inputs=(Tensor("ids", ("batch", "sequence"), "int64"),),
+        sizes={"sequence": Range(8, 64, 128), "unused": Range()},
+    )
+    assert plan_export(model, ExportOptions()).options.sizes == {"sequence": Range(8, 64, 128)}
+    assert plan_export(model, ExportOptions(sizes={"sequence": 32})).options.sizes == {"sequence": Range(32, 32, 32)}
+
+
+def test_arguments_of_forward_are_part_of_the_definition() -> None:
+    options = ExportOptions(inputs=[(4,)], forward={"flag": True})
+    assert plan_export(f"{__file__}:make", options).model.constants == {"flag": True}
+    with pytest.raises(BadInput, match="defines its inputs and arguments itself"):
+        plan_export(TINY, ExportOptions(forward={"flag": True}))

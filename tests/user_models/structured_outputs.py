@@ -128,6 +128,24 @@ class Scalar(Two):
         return {"mask": mask, "loss": label.sum(), "anchors": torch.ones(7, 4)}
 
 
+class Cache:
+    """A cache of keys and values, as transformers returns it."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+    def get_seq_length(self) -> int:
+        return 1
+
+
+class Decoder(Two):
+    """Returns a cache beside its output."""
+
+    def forward(self, vector: Tensor) -> Any:
+        mask, label = self.heads(vector)
+        return {"mask": mask, "past_key_values": Cache(label)}
+
+
 class Changing(Two):
     """Returns the second output only for batches of more than one case."""
 

@@ -13,6 +13,7 @@ DEFAULT_NAME = "logits"  # of a single output without a key
 _MAX_DEPTH = 16
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # characters that ONNX, TensorRT or file formats may not support in names
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
+_OF_A_CACHE = "get_seq_length"  # a method of the caches of transformers: state of a decoder, which is no output
 
 Path = tuple["str | int", ...]
 
@@ -56,8 +57,8 @@ def _leaves(value: Any, path: Path, parents: tuple[int, ...]) -> Iterator[tuple[
 
 
 def _items(value: Any) -> list[tuple[str | int, Any]] | None:
-    """The items of a container with their keys or positions; None for a leaf."""
-    if isinstance(value, _SCALARS):
+    """The items of a container with their keys or positions; None for a leaf, and for a cache of keys and values."""
+    if isinstance(value, _SCALARS) or callable(getattr(value, _OF_A_CACHE, None)):
         return None
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]

@@ -5,7 +5,9 @@ Run as a program with a row's name and a folder. The weights are seeded; each ma
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tests.foreign.graphs import hostile
 from tests.foreign.graphs.rows import ROWS, Origin, Row
 
 _TEXT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -194,6 +197,19 @@ def make(row: Row, folder: Path) -> None:
         _make_timm(row, folder)
     elif row.origin is Origin.TRANSFORMERS:
         _make_transformers(row, folder)
+    elif row.origin is Origin.CARRIED:
+        _copy_carried(row, folder)
+    else:
+        hostile.make(row.maker, folder)
+
+
+def _copy_carried(row: Row, folder: Path) -> None:
+    """Copies the graph out of an installed package, which is not imported."""
+    package, _, file = row.maker.partition("/")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    shutil.copy(Path(spec.submodule_search_locations[0]) / file, folder / "model.onnx")
 
 
 def _make_timm(row: Row, folder: Path) -> None:

@@ -23,7 +23,9 @@ class Row:
     """One graph: `model` and `arguments` are those of the command line.
 
     `expected` is a part of the message where a refusal is right, empty where the graph must pass. `create` are the
-    arguments of timm.create_model; `maker` names the function that makes the files.
+    arguments of timm.create_model; `maker` names the function that makes the files, or the file in a package. `axes`
+    are the axes of the batch in the inputs and outputs of a given graph where it is not the first, -1 for none;
+    `values` are the values of inputs that are no tokens, masks or noise.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Row:
     maker: str = ""
     create: tuple[tuple[str, int], ...] = ()
     expected: str = ""
+    axes: tuple[tuple[str, int], ...] = ()
+    values: tuple[tuple[str, int], ...] = ()
 
 
 def _timm(name: str, side: int, **create: int) -> Row:
@@ -98,4 +102,57 @@ TRANSFORMERS = (
     _transformers("RT-DETR"),
     _transformers("BART"),
 )
-ROWS = (*TIMM, *TRANSFORMERS)
+
+
+def _carried(
+    name: str,
+    file: str,
+    *arguments: str,
+    axes: tuple[tuple[str, int], ...] = (),
+    values: tuple[tuple[str, int], ...] = (),
+) -> Row:
+    return Row(name, Origin.CARRIED, "{made}/model.onnx", arguments, file, axes=axes, values=values)
+
+
+def _hostile(name: str, maker: str, *arguments: str, expected: str = "", axes: tuple[tuple[str, int], ...] = ()) -> Row:
+    return Row(name, Origin.HOSTILE, "{made}/model.onnx", arguments, maker, expected=expected, axes=axes)
+
+
+CARRIED = (
+    _carried("magika", "magika/models/standard_v3_3/model.onnx", "--input", "bytes=2048:int32:257"),
+    _carried(
+        "rapidocr classifier",
+        "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+        *("--input", "x=3x48x192"),
+    ),
+    _carried("rapidocr detector", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "--input", "x=3x96x96"),
+    _carried("rapidocr recogniser", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "--input", "x=3x48x160"),
+    _carried(
+        "silero-vad",
+        "silero_vad/data/silero_vad_16k_op15.onnx",
+        *("--size", "sequence=576"),
+        axes=(("state", 1), ("stateN", 1), ("sr", -1)),
+        values=(("sr", 16000),),
+    ),
+    _carried(
+        "silero-vad sequence", "silero_vad/data/silero_vad_16k_sequence.onnx", axes=(("h", 1), ("c", 1), ("hn", 1))
+    ),
+    _carried("ddddocr", "ddddocr/common_old.onnx", "--size", "image_width=128"),
+    _carried("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
+)
+HOSTILE = (
+    _hostile("a branch on the data", "branch"),
+    _hostile("a loop", "loop"),
+    _hostile("no batch axis", "no_batch", "--batch=1", axes=(("x", -1), ("y", -1))),
+    _hostile("the batch second", "elsewhere", axes=(("x", 1), ("y", 1))),
+    _hostile("IR 7, opset 11", "old"),
+    _hostile("IR 12, opset 23", "new"),
+    _hostile("FP16 inputs", "narrow"),
+    _hostile("BF16 inputs", "bfloat"),
+    _hostile("integer and boolean inputs", "integers"),
+    _hostile("QDQ inside", "quantised"),
+    _hostile("external data", "external"),
+    _hostile("a constant output", "constant"),
+    _hostile("NMS", "nms", expected="NonMaxSuppression"),
+)
+ROWS = (*TIMM, *TRANSFORMERS, *CARRIED, *HOSTILE)

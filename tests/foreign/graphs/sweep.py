@@ -60,7 +60,9 @@ def measure(row: Row, state: Path) -> dict[str, Any]:
     if "Traceback (most recent call last)" in text:
         return {**result, "verdict": "traceback", "message": text[-1500:]}
     if export.returncode:
-        return {**result, "verdict": "refused", "exit": export.returncode, "message": _last_lines(text)}
+        message = _last_lines(text)
+        verdict = "refused, as it should be" if row.expected and row.expected in message else "refused"
+        return {**result, "verdict": verdict, "exit": export.returncode, "message": message}
     result |= _of_report(run)
     check = _python(row, "-m", "tests.foreign.graphs.independent", row.name, str(made), str(run))
     if check.returncode:
@@ -135,7 +137,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if result := results.get(row.name):
             multiples = result.get("multiples") or {}
             errors = " | ".join(f"{multiples[name]:.1f}×" if name in multiples else "–" for name in ("fp32", "fp16"))
-            form = (result.get("rewrite") or {}).get("form") or "–"
+            form = (result.get("rewrite") or {}).get("chosen") or "–"
             cells = (row.name, row.origin.value, result.get("exporter") or "–", result.get("nodes") or "–", form)
             yield f"| {' | '.join(map(str, cells))} | {errors} | {result['seconds']:.0f} | {result['verdict']} |"
 

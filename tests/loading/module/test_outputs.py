@@ -65,6 +65,11 @@ def test_the_graph_has_only_the_selected_outputs(tmp_path: Path) -> None:
     check_graph(run.onnx, tmp_path, ["past.1.key", "logits"])
 
 
+def test_a_cache_of_keys_and_values_is_no_output() -> None:
+    named = outputs.flatten(structured_outputs.Decoder()(VECTOR))
+    assert (list(named.tensors), named.others) == (["mask"], {"past_key_values": "Cache"})
+
+
 @pytest.mark.integration
 def test_an_output_without_a_batch_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match=r"^structured_outputs_Scalar .*\(\) for a batch of 2") as caught:
