@@ -71,7 +71,7 @@ def draw(graph: onnx.ModelProto, vocabulary: int) -> dict[str, truth.Array]:
 
 
 def _is_tokens(name: str) -> bool:
-    return name.endswith("ids") and "type" not in name or name == "bytes"
+    return (name.endswith("ids") and "type" not in name) or name == "bytes"
 
 
 def reference(row: Row, made: Path, arrays: Mapping[str, truth.Array]) -> dict[str, truth.Array]:
