@@ -61,7 +61,7 @@ artifacts/foreign-models/env: .venv/ready tests/foreign/graphs/requirements.txt
 	touch $@
 
 foreign-models: artifacts/foreign-models/env
-	nice artifacts/foreign-models/env/bin/python -m tests.foreign.graphs.sweep --page docs/foreign-models.md
+	nice artifacts/foreign-models/env/bin/python -m tests.foreign.graphs.sweep --page docs/foreign-models.md $(GRAPHS)
 
 # RUNS, FAULTS and SERVICE pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready
