@@ -17,7 +17,7 @@ class Arguments(nn.Module):
         self, parts: list[Tensor], more: dict[str, Tensor], wide: bool = False, *, mask: Tensor | None = None
     ) -> Tensor:
         assert isinstance(parts, list)
-        scores = self.layer(torch.cat(parts, dim=1))
+        scores: Tensor = self.layer(torch.cat(parts, dim=1))
         if wide:
             scores = scores + more["shift"].mean(1, keepdim=True)
         assert mask is not None
