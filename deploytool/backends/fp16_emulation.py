@@ -6,7 +6,7 @@ first: it uses FP32 operators on the FP16 weights, and casts each of their resul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from deploytool.backends import mask_values, saturation
+from deploytool.backends import mask_values, onnxruntime, saturation
 from deploytool.backends.session import Array, Session, in_batches
 from deploytool.errors import MissingBackend
 from deploytool.host import fp16_rounding
+from deploytool.rewrites.graph import storage, weights
 
 FP32_SUFFIX = "/fp32"  # after the name of a weight: the FP32 copy of a weight that the graph has in both types
+HALF_SUFFIX = "/half"  # after the name of a weight: the FP16 weight that a cast widens, in a large graph
 _UNROUNDED = "/exact"  # after the name of a tensor: the result of its node before it is rounded
 _CHUNK = 8  # cases that run at once, so that all intermediate tensors fit into memory
 
@@ -35,19 +37,19 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """Loads an FP16 graph on the CPU with every result rounded to FP16; its inputs and outputs are FP32."""
     if device != "cpu":
         raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "use --runner onnxruntime there")
-    yield _as_session(_load(emulate(onnx.load(path)), optimise=False))  # fused operators would skip the rounding
+    yield _as_session(_load(emulate(storage.load(path)), optimise=False))  # fused operators would skip the rounding
 
 
 @contextmanager
 def start_without_rounding(path: Path) -> Iterator[Session]:
     """Loads an FP16 graph with every operator in FP32: only its weights are rounded to FP16."""
-    yield _as_session(_load(emulate(onnx.load(path), results=False)))
+    yield _as_session(_load(emulate(storage.load(path), results=False)))
 
 
 @contextmanager
 def start_with_rounded_weights(path: Path, fp16_path: Path) -> Iterator[Session]:
     """Loads an FP32 graph with the weights rounded that are FP16 in the graph of `fp16_path`."""
-    yield _as_session(_load(round_weights_like(onnx.load(path), onnx.load(fp16_path))))
+    yield _as_session(_load(round_weights_like(storage.load(path), storage.load(fp16_path))))
 
 
 def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -56,23 +58,39 @@ def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> o
     Its outputs are those that `fp16_graph` must have when it is computed in FP32, up to FP32 noise. A weight that
     `fp16_graph` has in both types is rounded only for the consumers that read it in FP16 there.
     """
-    rounded = _fp16_weights(fp16_graph)
+    large, rounded = weights.is_large(graph), _fp16_weights(fp16_graph)
     reads = ((node.name, name) for node in fp16_graph.graph.node for name in node.input)
     fp32_reads = {(node, name) for node, name in reads if name.endswith(FP32_SUFFIX)}
-    weights = _weights(graph)
+    tensors, initializers = _tensors(graph), {weight.name for weight in graph.graph.initializer}
     for node in graph.graph.node:
         node_names = {node.name, f"{node.output[0]}/{node.op_type}"}  # the second where the node has no name
         for index, name in enumerate(node.input):
             fp32_name = name + FP32_SUFFIX
-            if name in rounded and name in weights and any((reader, fp32_name) in fp32_reads for reader in node_names):
-                if fp32_name not in weights:
-                    weights[fp32_name] = numpy_helper.from_array(numpy_helper.to_array(weights[name]), fp32_name)
-                    graph.graph.initializer.append(weights[fp32_name])
+            if name in rounded and name in tensors and any((reader, fp32_name) in fp32_reads for reader in node_names):
+                if fp32_name not in tensors:
+                    graph.graph.initializer.append(weights.renamed(tensors[name], fp32_name))
+                    tensors[fp32_name] = graph.graph.initializer[-1]
                 node.input[index] = fp32_name
-    for name in rounded & set(weights):
-        if weights[name].data_type == TensorProto.FLOAT:  # the source may have weights in FP16 itself
-            _round_values(weights[name])
+    widened = []
+    for name in sorted(rounded & set(tensors)):
+        if tensors[name].data_type != TensorProto.FLOAT:  # the source may have weights in FP16 itself
+            continue
+        if large and name in initializers and weights.is_big(tensors[name]):
+            tensors[name].CopyFrom(weights.renamed(round_to_fp16(tensors[name]), name + HALF_SUFFIX))
+            widened.append(name)
+        else:
+            _round_values(tensors[name])
+    _widen(graph.graph, widened)
     return graph
+
+
+def _widen(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Adds casts to FP32 of big weights that are in FP16, which takes less memory than the weights in FP32."""
+    nodes = [helper.make_node("Cast", [name + HALF_SUFFIX], [name], name, to=TensorProto.FLOAT) for name in names]
+    if nodes:
+        nodes += graph.node
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _fp16_weights(graph: onnx.ModelProto) -> set[str]:
@@ -84,11 +102,11 @@ def _fp16_weights(graph: onnx.ModelProto) -> set[str]:
     return names
 
 
-def _weights(graph: onnx.ModelProto) -> dict[str, TensorProto]:
+def _tensors(graph: onnx.ModelProto) -> dict[str, TensorProto]:
     """The initializers and constants by name."""
-    weights = {weight.name: weight for weight in graph.graph.initializer}
+    tensors = {weight.name: weight for weight in graph.graph.initializer}
     constants = (node for node in graph.graph.node if node.op_type == "Constant")
-    return weights | {
+    return tensors | {
         node.output[0]: attribute.t for node in constants for attribute in node.attribute if attribute.HasField("t")
     }
 
@@ -103,7 +121,7 @@ def _round_values(weight: TensorProto) -> None:
 
 def round_to_fp16(weight: TensorProto) -> TensorProto:
     """A weight in FP16 under its name, rounded by `fp16_rounding.round_weights`."""
-    return numpy_helper.from_array(fp16_rounding.round_weights(numpy_helper.to_array(weight)), weight.name)
+    return numpy_helper.from_array(fp16_rounding.round_weights(weights.values(weight)), weight.name)
 
 
 def _as_session(session: ort.InferenceSession) -> Session:
@@ -121,7 +139,9 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    parts = weights.session_parts(graph)
+    onnxruntime.pass_weights(options, parts.arrays, parts.folder)
+    return ort.InferenceSession(parts.message, options, providers=["CPUExecutionProvider"])
 
 
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
@@ -131,7 +151,7 @@ def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[
     """
     fp16_names = {value.name for value in half.graph.input if _is_fp16(value)}
     arrays = {name: fp16_rounding.nearest(array) if name in fp16_names else array for name, array in inputs.items()}
-    graph, measured = emulate(half), emulate(half)
+    graph = emulate(half)
     outputs = [output.name for output in graph.graph.output]
     unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
     has_masks = bool(mask_values.find(graph))
@@ -141,7 +161,7 @@ def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[
     answers = {name: np.concatenate([chunk[index] for chunk in chunks])[:cases] for index, name in enumerate(outputs)}
     largest = float(np.max([chunk[len(outputs) :] for chunk in chunks], initial=0.0))
     if has_masks or not largest <= fp16_rounding.LARGEST:
-        largest = max(_ranges(measured, unrounded, arrays).values(), default=0.0)
+        largest = max(_ranges(lambda: emulate(half), unrounded, arrays).values(), default=0.0)
     return answers, largest
 
 
@@ -151,38 +171,52 @@ def node_ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
     Infinity is not counted: a value that overflows is finite once, at the node that produces it. Neither are masks, and
     values beyond 65504 that saturate what reads them.
     """
-    graph = emulate(onnx.load(path))
-    producers = {node.output[0]: node.name for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)}
-    ranges = _ranges(graph, list(producers), inputs)
+
+    def make() -> onnx.ModelProto:
+        return emulate(storage.load(path))
+
+    producers = {node.output[0]: node.name for node in make().graph.node if node.output[0].endswith(_UNROUNDED)}
+    ranges = _ranges(make, list(producers), inputs)
     return {node: ranges[tensor] for tensor, node in producers.items()}
 
 
 def tensor_ranges(single: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, float]:
     """The largest finite absolute value of each FP32 tensor of an FP32 graph, inputs included and masks excluded."""
-    graph = infer_types(single)
-    values = (*graph.graph.input, *graph.graph.value_info, *graph.graph.output)
+
+    def make() -> onnx.ModelProto:
+        graph = onnx.ModelProto()
+        graph.CopyFrom(single)
+        return graph
+
+    typed = infer_types(single).graph
+    values = (*typed.input, *typed.value_info, *typed.output)
     tensors = {value.name: None for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return _ranges(graph, list(tensors), inputs)
+    return _ranges(make, list(tensors), inputs)
 
 
-def _ranges(graph: onnx.ModelProto, tensors: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest finite absolute value of each of these tensors, masks excluded; changes the graph.
+def _ranges(
+    make: Callable[[], onnx.ModelProto], tensors: Sequence[str], inputs: Mapping[str, Array]
+) -> dict[str, float]:
+    """The largest finite absolute value of each of these tensors of the graph from `make`, masks excluded.
 
     A tensor that can still hold a shrunk mask is measured once more with masks of zero. A tensor beyond 65504 that
-    saturates what reads it counts as zero.
+    saturates what reads it counts as zero. One copy of the graph at a time is in memory.
     """
-    absorbed = saturation.absorbed(graph)
-    without_masks, copy = onnx.ModelProto(), onnx.ModelProto()
-    without_masks.CopyFrom(graph)
-    has_masks = mask_values.shrink(graph)
-    copy.CopyFrom(graph)
-    ranges = _maxima(graph, tensors, inputs)
+
+    def measure(names: Sequence[str], to: float, *, finite: bool) -> dict[str, float]:
+        graph = make()
+        mask_values.shrink(graph, to)
+        return _maxima(graph, names, inputs, finite=finite)
+
+    graph = make()
+    absorbed, has_masks = saturation.absorbed(graph), bool(mask_values.find(graph))
+    del graph
+    ranges = measure(tensors, mask_values.SHRUNK_MASK, finite=False)
     infinite = [name for name, value in ranges.items() if not np.isfinite(value)]
-    ranges |= _maxima(copy, infinite, inputs, finite=True) if infinite else {}
-    mask_values.shrink(without_masks, to=0.0)
+    ranges |= measure(infinite, mask_values.SHRUNK_MASK, finite=True) if infinite else {}
     lowest_mask = mask_values.SHRUNK_MASK / 2
     doubtful = [name for name, value in ranges.items() if has_masks and lowest_mask <= value <= fp16_rounding.LARGEST]
-    bare = _maxima(without_masks, doubtful, inputs, finite=True) if doubtful else {}
+    bare = measure(doubtful, 0.0, finite=True) if doubtful else {}
     ranges |= {name: min(ranges[name], value) for name, value in bare.items()}
     return {
         name: 0.0 if value > fp16_rounding.LARGEST and name in absorbed else value for name, value in ranges.items()
@@ -239,24 +273,39 @@ def _cast_inputs(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> 
 
 def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
     """The FP32 graph that computes what FP16 hardware computes for `half`; with `results` False, without rounding."""
-    graph = infer_types(half).graph
+    graph, large = infer_types(half).graph, weights.is_large(half, growth=2)  # FP32 takes twice as much
     fp16_names = {
         value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_fp16(value)
     }
-    weights = [_fp32_tensor(weight) for weight in graph.initializer]
+    cast = {weight.name for weight in half.graph.initializer if large and _stays_half(weight)}
+    initializers = [
+        weights.renamed(weight, weight.name + HALF_SUFFIX) if weight.name in cast else _fp32_tensor(weight)
+        for weight in half.graph.initializer
+    ]
     nodes = [emulated for node in graph.node for emulated in _rounded_node(node, fp16_names)]
     inputs, outputs = ([_fp32_value(value) for value in group] for group in (graph.input, graph.output))
-    fp32_graph = helper.make_graph(nodes, graph.name, inputs, outputs, weights)
+    fp32_graph = helper.make_graph(nodes, graph.name, inputs, outputs, initializers)
+    _widen(fp32_graph, sorted(cast))
     return helper.make_model(fp32_graph, opset_imports=half.opset_import, ir_version=half.ir_version)
 
 
+def _stays_half(weight: TensorProto) -> bool:
+    """Whether a weight of a large graph stays in FP16, with a cast after it; one that can be a mask is widened."""
+    if weight.data_type != TensorProto.FLOAT16 or not weights.is_big(weight):
+        return False
+    return not bool((np.abs(weights.values(weight)) >= mask_values.MIN_MASK).any())
+
+
 def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the type of every tensor; discards the shapes that it declares if they are inconsistent."""
+    """The model with the type of every tensor; discards the shapes that it declares if they are inconsistent.
+
+    A large model comes without the values of its weights.
+    """
     try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        return weights.infer_shapes(model, strict=True)
     except onnx.shape_inference.InferenceError:
         del model.graph.value_info[:]
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        return weights.infer_shapes(model, strict=True)
 
 
 def _is_fp16(value: onnx.ValueInfoProto) -> bool:

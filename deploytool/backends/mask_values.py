@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from deploytool.host import fp16_rounding
+from deploytool.rewrites.graph import weights
 
 MIN_MASK = fp16_rounding.LARGEST  # the largest finite FP16 value: constants from here on can be masks
 SHRUNK_MASK = 8192.0  # exp(-8192) is zero too, and the sum of seven masks still fits into FP16
@@ -31,7 +32,7 @@ def shrink(graph: onnx.ModelProto, to: float = SHRUNK_MASK) -> bool:
     """Replaces the mask values of an FP32 graph, in place, by `to` with their sign; returns whether it has any."""
     masks = [value for _, value in find(graph)]
     for mask in masks:
-        values = numpy_helper.to_array(mask)
+        values = weights.values(mask)
         small = np.where(np.abs(values) >= MIN_MASK, np.copysign(np.float32(to), values), values)
         mask.CopyFrom(numpy_helper.from_array(small.astype(np.float32), mask.name))
     return bool(masks)
@@ -47,7 +48,7 @@ def find(graph: onnx.ModelProto) -> list[tuple[str, TensorProto]]:
 def _is_large(value: TensorProto) -> bool:
     if value.data_type != TensorProto.FLOAT:
         return False
-    return bool((np.abs(numpy_helper.to_array(value)) >= MIN_MASK).any())
+    return bool((np.abs(weights.values(value)) >= MIN_MASK).any())
 
 
 def _constants(graph: onnx.ModelProto) -> Iterator[tuple[str, TensorProto]]:

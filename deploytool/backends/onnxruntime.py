@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
@@ -23,6 +24,8 @@ _SHAPE_OPERATORS = frozenset(
     )
 )  # ONNX Runtime itself leaves arithmetic on shapes to the CPU; for tensors, a GPU has a kernel for each of these
 _OUT_OF_MEMORY = re.compile("bad[_ ]alloc|Failed to allocate memory|not enough memory|MemoryError", re.IGNORECASE)
+_FOLDER = "session.model_external_initializers_file_folder_path"  # where side files are, for a graph in bytes
+_NO_WEIGHTS: Mapping[str, Array] = {}
 _FATAL = 4  # log severity: ONNX Runtime prints lesser messages to stderr itself, and the exception has the reason
 
 
@@ -33,15 +36,25 @@ def fingerprint() -> str:
 
 @contextmanager
 def start(
-    path: Path | bytes, device: str = "cpu", threads: int = 0, *, optimise: bool = True, batch_first: bool = True
+    path: Path | bytes,
+    device: str = "cpu",
+    threads: int = 0,
+    *,
+    optimise: bool = True,
+    batch_first: bool = True,
+    weights: Mapping[str, Array] = _NO_WEIGHTS,
+    folder: Path | None = None,
 ) -> Iterator[Session]:
     """Loads a graph, from a file or from its bytes, on "cpu", "cuda" or "tensorrt"; never falls back to another device.
 
     `threads` is the number of threads for one operator; 0 lets ONNX Runtime choose. `optimise` can be turned off on the
-    CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size.
+    CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size. A
+    graph in bytes may name weights that are passed in `weights`, or that are in side files in `folder`.
     """
-    session = _session(path, device, threads, optimise or device != "cpu")
-    del path  # the session has a copy of the bytes
+    options = _session_options(threads, optimise=optimise or device != "cpu")
+    pass_weights(options, weights, folder)
+    session = _session(path, device, options)
+    del path, options, weights  # the session has a copy of the bytes
     names = [output.name for output in session.get_outputs()]
 
     def call(**inputs: Array) -> dict[str, Array]:
@@ -59,10 +72,23 @@ def start(
     yield in_batches(call, session.get_inputs()[0].shape[:1])
 
 
-def _session(path: Path | bytes, device: str, threads: int = 0, optimise: bool = True) -> ort.InferenceSession:
+def pass_weights(options: ort.SessionOptions, weights: Mapping[str, Array], folder: Path | None) -> None:
+    """Passes weights beside a graph in bytes: by name, or from the side files in a folder.
+
+    Without a folder, ONNX Runtime would look for side files in the working folder.
+    """
+    if weights:
+        tensors = [
+            ort.OrtValue.ortvalue_from_numpy(np.require(array, requirements=("C", "A"))) for array in weights.values()
+        ]
+        options.add_external_initializers(list(weights), tensors)
+    if folder is not None:
+        options.add_session_config_entry(_FOLDER, str(folder))
+
+
+def _session(path: Path | bytes, device: str, options: ort.SessionOptions) -> ort.InferenceSession:
     if _PROVIDERS[device] not in ort.get_available_providers():
         raise _unavailable(device, f"this build does not contain {_PROVIDERS[device]}")
-    options = _session_options(threads, optimise=optimise)
     lists_nodes = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # from 1.24 on
     if device != "cpu":
         ort.preload_dlls()

@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
 from deploytool.errors import MissingBackend
+from deploytool.rewrites.graph import storage, weights
 
 _NAME = "the reference evaluator"
 
@@ -25,7 +26,8 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """Loads an ONNX file on the CPU, the only device of the evaluator."""
     if device != "cpu":
         raise MissingBackend(f"{_NAME} does not run on {device}", "use --runner onnxruntime")
-    evaluator = ReferenceEvaluator(str(path))
+    model = storage.load(path)
+    evaluator = ReferenceEvaluator(weights.inlined(model))
 
     def call(**inputs: Array) -> dict[str, Array]:
         try:
@@ -34,7 +36,7 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
             raise run_failure(_NAME, inputs, f"{type(error).__name__}: {error}") from error
         return checked_outputs(_NAME, inputs, dict(zip(evaluator.output_names, arrays, strict=True)))
 
-    yield in_batches(call, _batch_dimension(onnx.load(path, load_external_data=False)))
+    yield in_batches(call, _batch_dimension(model))
 
 
 def _batch_dimension(model: onnx.ModelProto) -> list[int]:

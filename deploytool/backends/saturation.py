@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
 from deploytool.host import fp16_rounding
+from deploytool.rewrites.graph import weights
 
 _SATURATED = {"Erf": 8.0, "HardSigmoid": 64.0, "Sigmoid": 64.0, "Sign": 0.0, "Softmax": 1024.0, "Tanh": 32.0}
 # by operator: from this magnitude on its result no longer depends on its argument in FP16
@@ -94,7 +95,7 @@ class _Reads:
 
     def _sizes(self, constant: str) -> list[float]:
         values = self._constants.get(constant)
-        sizes: list[float] = [] if values is None else np.abs(numpy_helper.to_array(values)).ravel().tolist()
+        sizes: list[float] = [] if values is None else np.abs(weights.values(values)).ravel().tolist()
         return sizes
 
     def _precedes(self, earlier: str, tensor: str, depth: int) -> bool:

@@ -37,6 +37,15 @@ class Backend(Protocol):
         """
 
 
+class GraphBackend(Protocol):
+    """The function of the module `backends/onnxruntime.py` that a device calls."""
+
+    def start(
+        self, path: Path | bytes, device: str = "cpu", *, weights: Mapping[str, Array]
+    ) -> AbstractContextManager[Session]:
+        """Loads a graph on "cpu", "cuda" or "tensorrt", with weights that are passed beside it."""
+
+
 def run_failure(backend: str, inputs: Mapping[str, Array], reason: str) -> StageFailed:
     """The error for an artifact that failed on these inputs: backend, input shapes and reason in one line."""
     shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
@@ -72,6 +81,11 @@ def in_batches(session: Session, batch: Sequence[object]) -> Session:
         return {name: np.concatenate([result[name] for result in results])[:cases] for name in results[0]}
 
     return call
+
+
+def load_graph_backend() -> GraphBackend:
+    """The backend of ONNX Runtime, which is imported here and not before."""
+    return cast("GraphBackend", import_module("deploytool.backends.onnxruntime"))
 
 
 def load_backend(name: str) -> Backend:

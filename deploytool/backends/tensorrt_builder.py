@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deploytool.errors import StageFailed
@@ -25,7 +26,7 @@ class BuiltEngine:
 
 def build(
     trt: Any,
-    graph: bytes,
+    graph: bytes | Path,
     plan: EnginePlan,
     inputs: Sequence[Tensor],
     ranges: Mapping[str, Range],
@@ -35,7 +36,9 @@ def build(
     probes: Collection[str] = (),
     listen: Callable[[str], None] | None = None,
 ) -> BuiltEngine:
-    """Builds the engine of a serialized ONNX graph; `ranges` holds every dynamic dimension, the batch included.
+    """Builds the engine of a serialized ONNX graph, or of one in a file, whose side files TensorRT finds beside it.
+
+    `ranges` holds every dynamic dimension, the batch included.
 
     `watch` is called with the steps done and the steps in total. `fp32_layers` is the number of heavy layers that are
     FP32 on purpose; None accepts any number. `probes` are intermediate tensors to add to the engine's outputs. `listen`
@@ -47,7 +50,7 @@ def build(
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(graph):
+    if not (parser.parse_from_file(str(graph)) if isinstance(graph, Path) else parser.parse(graph)):
         raise _parse_failure(parser, inputs)
     layers = _layer_types(trt, network, fp32_layers)
     _mark_outputs(network, probes)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from deploytool.backends import fp16_emulation, onnxruntime
 from deploytool.backends.session import FIXED_SIZE_REMEDY
@@ -25,6 +24,7 @@ from deploytool.parity.replay import replay
 from deploytool.results.artifact import engine_graph
 from deploytool.results.blame import Blame, BlamedGraph, Finding
 from deploytool.results.report import Check, Tolerance
+from deploytool.rewrites.graph import storage
 from deploytool.spec import Stage
 
 _MAX_CASES = 2  # traced through every tensor: those with the largest errors
@@ -103,17 +103,17 @@ def _trace(
     previous graph, with weights rounded to FP16, are computed in FP32: without the rounding of results, much smaller
     faults are visible.
     """
-    graph = onnx.load(path)
+    graph = storage.load(path)
     if not coarse:
         return ort_trace.trace(graph, inputs), references
     index = [name for name, _ in graphs].index(stage)
-    previous = onnx.load(engine_graph(graphs[index - 1][1]))
+    previous = storage.load(engine_graph(graphs[index - 1][1]))
     exact = ort_trace.trace(fp16_emulation.round_weights_like(previous, graph), inputs)
     values = {tensor.tensor: tensor.values for tensor in exact}
     expected = [
         replace(tensor, values=values[tensor.tensor]) if tensor.tensor in values else tensor for tensor in references
     ]
-    return ort_trace.trace(fp16_emulation.emulate(onnx.load(path), results=False), inputs), expected
+    return ort_trace.trace(fp16_emulation.emulate(storage.load(path), results=False), inputs), expected
 
 
 def _fails_as_converted_only(checks: Sequence[Check], converted: Check | None) -> bool:
@@ -169,7 +169,7 @@ def _check_graphs(
 
 def _check_as_converted(path: Path, previous: Path, recorded: Golden, tolerance: Tolerance) -> Check:
     """Compares the FP16 graph, computed in FP32, with the previous graph, its weights rounded to FP16."""
-    inputs = ort_trace.cast_inputs(onnx.load(path), recorded.inputs)
+    inputs = ort_trace.cast_inputs(storage.load_structure(path), recorded.inputs)
     with (
         fp16_emulation.start_without_rounding(path) as converted,
         fp16_emulation.start_with_rounded_weights(previous, path) as original,
@@ -195,7 +195,7 @@ def _failed_edges(
 
 def _run(path: Path, inputs: Arrays, *, optimise: bool) -> Arrays:
     with onnxruntime.start(path, optimise=optimise) as session:
-        return replay(session, ort_trace.cast_inputs(onnx.load(path), inputs))
+        return replay(session, ort_trace.cast_inputs(storage.load_structure(path), inputs))
 
 
 def _by_error(actual: Arrays, expected: Arrays) -> list[int]:

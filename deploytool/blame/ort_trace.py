@@ -11,8 +11,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from deploytool.backends import onnxruntime
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
+from deploytool.rewrites.graph import weights
 
 _FATAL = 4  # log severity, as in backends.onnxruntime
 
@@ -89,7 +91,9 @@ def run_outputs(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *,
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        parts = weights.session_parts(model)
+        onnxruntime.pass_weights(options, parts.arrays, parts.folder)
+        session = ort.InferenceSession(parts.message, options, providers=["CPUExecutionProvider"])
         return list(session.run(list(names), dict(inputs)))
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         problem = f"ONNX Runtime cannot open the graph: {error}"

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from deploytool import serde
 from deploytool.blame.locate import Divergence
@@ -15,6 +14,7 @@ from deploytool.blame.reduce import Mismatch
 from deploytool.errors import BadInput
 from deploytool.host import disk, machine, owner
 from deploytool.host.terminal import visible
+from deploytool.rewrites.graph import storage
 
 FOLDER = "blame"  # in the run folder, next to the stage directories
 SCHEMA = "deploytool.failure/1"
@@ -89,7 +89,7 @@ def write(run: Path, divergence: Divergence, mismatch: Mismatch) -> Path:
 
 
 def _write_files(folder: Path, divergence: Divergence, mismatch: Mismatch) -> None:
-    onnx.save(mismatch.subgraph.model, folder / "model.onnx")
+    storage.save(mismatch.subgraph.model, folder / "model.onnx")
     np.savez(folder / "inputs.npz", *mismatch.subgraph.inputs.values(), allow_pickle=False)
     np.save(folder / "expected.npy", mismatch.expected, allow_pickle=False)
     np.save(folder / "got.npy", mismatch.actual, allow_pickle=False)

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from deploytool.blame import ort_trace
 from deploytool.data.golden import Arrays
+from deploytool.rewrites.graph import storage
 
 Array = npt.NDArray[Any]
 Nodes = Sequence[onnx.NodeProto]
@@ -59,9 +60,9 @@ class Subgraph:
 
 def evaluate(graph: Path, inputs: Arrays) -> EvaluatedGraph:
     """A graph and the value of each of its tensors for these inputs, computed without graph optimisation."""
-    arrays = ort_trace.cast_inputs(onnx.load(graph), inputs)
-    model = onnx.load(graph)
-    results = ort_trace.all_tensors(onnx.load(graph), arrays)
+    model = storage.load(graph)
+    arrays = ort_trace.cast_inputs(model, inputs)
+    results = ort_trace.all_tensors(storage.load(graph), arrays)
     tensors = {name: value for name, value in results.items() if isinstance(value, np.ndarray)}
     return EvaluatedGraph(model, {**arrays, **tensors}, ort_trace.input_dependent_nodes(model.graph))
 

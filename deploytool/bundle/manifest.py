@@ -35,6 +35,7 @@ class Role(str, Enum):
     """The purpose of a file in a bundle."""
 
     GRAPH = "graph"
+    WEIGHTS = "weights"  # a side file of a graph, only in bundles of graphs beyond 2 GB
     ENGINE = "engine"
     GOLDEN = "golden"
     IMAGE = "image"

@@ -10,7 +10,7 @@ from rich.console import Console
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
-from deploytool.host import disk
+from deploytool.host import disk, side_files
 from deploytool.results import blame as results_blame
 from deploytool.results import verdict
 from deploytool.results.artifact import PAGE, Kind
@@ -80,7 +80,7 @@ def _comparison_row(comparison: Comparison, home: Path) -> tuple[str, ...]:
 def _size(comparison: Comparison, home: Path) -> str:
     file = home / comparison.stage / comparison.file
     if file.is_file():
-        return disk.size(file.stat().st_size)
+        return disk.size(side_files.total_size(file))
     return _NONE if comparison.left_out else "missing"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
-from deploytool.device.candidates import Candidate, Tier, unavailable
+from deploytool.device.candidates import Candidate, Tier, side_files, unavailable
 from deploytool.device.environment import Environment
 from deploytool.device.probe import Limits, Prober
 from deploytool.device.worker import Request, Trial
@@ -125,9 +125,11 @@ def _make(
         *("onnx", "cuda", flavour),
         precision=graph.precision,
         io=graph.io,
+        weights=side_files(folder, manifest, source),
     )
     name = _engine_name(flavour, environment)
-    disk.check(built, 2 * source.size, name)  # an engine is about as large as its graph, and is copied once
+    size = source.size + sum(side.size for side in candidate.weights)
+    disk.check(built, 2 * size, name)  # an engine is about as large as its graph, and is copied once
     with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as temporary:
         engine = Path(temporary, name)
         capabilities = () if FLAVOURS[flavour].needs_gpu else (capability,)

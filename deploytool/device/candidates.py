@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool import runtimes
-from deploytool.bundle.manifest import Engine, File, Graph, Manifest, all_files
+from deploytool.bundle.manifest import Engine, File, Graph, Manifest, Role, all_files
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
 from deploytool.spec import Precision, StrEnum
@@ -35,11 +35,21 @@ _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: 
 
 
 @dataclass(frozen=True)
+class SideFile:
+    """A file with weights of a graph: its path, its size in bytes and its SHA-256, as the manifest states them."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One file with the backend and device that run it; `absent` is the reason if it cannot be tried.
 
     `sha256` and `size` (bytes) are those of the file and are checked again when it is opened; `memory_mib` is the
-    memory that a run on a CPU may need according to the manifest, None where the manifest states none.
+    memory that a run on a CPU may need according to the manifest, None where the manifest states none. `weights` are
+    the side files that a graph may use.
     """
 
     tier: Tier
@@ -53,6 +63,7 @@ class Candidate:
     io: Precision
     absent: str | None = None
     memory_mib: int | None = None
+    weights: tuple[SideFile, ...] = ()
 
 
 def candidates(folder: Path, manifest: Manifest, environment: Environment, built: Candidate) -> tuple[Candidate, ...]:
@@ -101,6 +112,17 @@ def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment,
         io=graph.io,
         absent=absent,
         memory_mib=graph.memory_mib,
+        weights=side_files(folder, manifest, file),
+    )
+
+
+def side_files(folder: Path, manifest: Manifest, graph: File) -> tuple[SideFile, ...]:
+    """The side files that the manifest lists for a graph: in its folder or below."""
+    below = f"{graph.path.rpartition('/')[0]}/"
+    return tuple(
+        SideFile(str(folder / file.path), file.size, file.sha256)
+        for file in manifest.files
+        if file.role is Role.WEIGHTS and file.path.startswith(below)
     )
 
 

@@ -99,6 +99,13 @@ def probe(
     return ProbeResult(candidate.tier, file, Attempt.MEASURED, trial=trial)
 
 
+def _gibibytes(candidate: Candidate, limits: Limits) -> float:
+    """The limit on the memory of a child; weights in side files come on top: as read, and twice in the library."""
+    if candidate.device != "cpu":
+        return math.inf
+    return limits.gibibytes + 3 * sum(side.size for side in candidate.weights) / (1 << 30)
+
+
 def run_worker(
     request: Request,
     *,
@@ -121,7 +128,7 @@ def run_worker(
                 [*worker, str(request_file)],
                 what=name,
                 seconds=limits.seconds,
-                gibibytes=limits.gibibytes if candidate.device == "cpu" else math.inf,
+                gibibytes=_gibibytes(candidate, limits),
                 max_file_bytes=limits.max_file_bytes,
                 on_line=on_line,
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.backends import tensorrt
-from deploytool.backends.session import Array, Session, load_backend
+from deploytool.backends.session import Array, Session, load_graph_backend
 from deploytool.device import external_weights
 from deploytool.device.candidates import Candidate
 from deploytool.host import files, fp16_rounding
@@ -23,16 +23,16 @@ def open_candidate(candidate: Candidate) -> Iterator[Session]:
     Raises Refused if the digest of the file differs from the manifest's, and what the backend raises.
     """
     content = files.read_verified(Path(candidate.path), candidate.size, candidate.sha256)
-    if candidate.backend != "tensorrt":
-        external_weights.refuse(content, candidate.path)
     with _start(candidate, content) as session:
+        del content  # the session has a copy
         yield _with_fp32_io(session) if candidate.io is Precision.FP16 else session
 
 
 def _start(candidate: Candidate, content: bytes) -> AbstractContextManager[Session]:
     if candidate.backend == "tensorrt":
         return tensorrt.start(content, candidate.device, candidate.flavour)
-    return load_backend(candidate.backend).start(content, candidate.device)
+    weights = external_weights.load(candidate, content)
+    return load_graph_backend().start(content, candidate.device, weights=weights)
 
 
 def _with_fp32_io(session: Session) -> Session:

@@ -24,7 +24,7 @@ from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate
 from deploytool.device.session import open_candidate
 from deploytool.errors import BadInput, DeployError, StageFailed
-from deploytool.host import disk, files, memory
+from deploytool.host import disk, files, memory, scratch
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from deploytool.results.report import Check
@@ -179,12 +179,14 @@ def _build(request: Request) -> Answer:
     candidate, manifest = request.candidate, request.manifest
     library = tensorrt.library(candidate.flavour)
     graph = files.read_verified(Path(candidate.path), candidate.size, candidate.sha256)
-    external_weights.refuse(graph, candidate.path)
     plan = EnginePlan(Path(request.out).name, candidate.flavour, request.capabilities)
-    result = tensorrt_builder.build(
-        *(library, graph, plan, manifest.inputs, manifest.free, _print_progress),
-        fp32_layers=None,  # how much of the graph is FP32 was checked where it was packed
-    )
+    with scratch.folder() as folder:  # TensorRT reads side files by itself: from a copy that was verified
+        has_side_files = bool(external_weights.find(graph, candidate.path))
+        result = tensorrt_builder.build(
+            *(library, external_weights.copy(candidate, graph, folder) if has_side_files else graph, plan),
+            *(manifest.inputs, manifest.free, _print_progress),
+            fp32_layers=None,  # how much of the graph is FP32 was checked where it was packed
+        )
     disk.write(Path(request.out), result.engine)
     return Answer(layers=tuple(sorted(result.layers.items())))
 

@@ -20,7 +20,7 @@ from deploytool.diff import bench_figures
 from deploytool.diff.compare import Side, Value
 from deploytool.diff.figures import Figure, of_probe_results, of_report, sorted_by_quantity
 from deploytool.errors import BadInput
-from deploytool.host import files
+from deploytool.host import files, side_files
 from deploytool.results import receipt, report, verdict
 from deploytool.results.artifact import Kind
 from deploytool.results.receipt import Receipt
@@ -66,7 +66,7 @@ def _read_run(home: Path) -> Side:
     written = report.read(path)
     names = {f"{comparison.stage}/{comparison.file}" for comparison in written.comparisons}
     existing = [name for name in sorted(names) if (home / name).is_file()]
-    sizes = [("size", name, Value(float((home / name).stat().st_size))) for name in existing]
+    sizes = [("size", name, Value(float(side_files.total_size(home / name)))) for name in existing]
     return _report_side(home, written, facts, [*sizes, *bench_figures.of_run(home, written.device)])
 
 
@@ -143,7 +143,7 @@ def _engine_name(manifest: Manifest, index: int) -> str:
 
 def _sizes(manifest: Manifest) -> dict[str, Value]:
     """File sizes in bytes: of each graph, each engine, and all files."""
-    graphs = {file.path: Value(float(file.size)) for file in manifest.files if file.role is Role.GRAPH}
+    graphs = {file.path: Value(float(file.size)) for file in manifest.files if file.role in (Role.GRAPH, Role.WEIGHTS)}
     engines = {
         _engine_name(manifest, index): Value(float(engine.file.size)) for index, engine in enumerate(manifest.engines)
     }

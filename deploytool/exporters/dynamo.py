@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import ast
 import inspect
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
 
+from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # metadata key with the module path of a node
 
 
-def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], opset: int) -> onnx.ModelProto:
-    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged."""
+def export(
+    module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], opset: int, folder: Path
+) -> onnx.ModelProto:
+    """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged.
+
+    A graph beyond 2 GB has its weights in a side file in `folder`.
+    """
     program = torch.onnx.export(
         module,
         example,
@@ -29,7 +36,11 @@ def export(module: nn.Module, model: Model, example: tuple[torch.Tensor, ...], o
         verbose=False,
     )
     assert program is not None  # None only with dynamo=False
-    graph = program.model_proto
+    if sum(value.nbytes for value in module.state_dict().values()) > weights.MAX_INLINE_BYTES:
+        program.save(folder / "model.onnx", external_data=True)
+        graph = storage.load(folder / "model.onnx")
+    else:
+        graph = program.model_proto
     for number, node in enumerate(graph.graph.node):
         node.name = f"/{_module_path(node)}/{node.op_type}_{number}"
     return graph

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from deploytool.backends import fp16_emulation, onnxruntime
 from deploytool.backends.session import Session
@@ -30,6 +29,7 @@ from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
+from deploytool.rewrites.graph import storage, weights
 
 _SEED = 1 << 20  # of fresh cases: golden samples are drawn with other seeds
 _PARALLEL = 4  # faults tried at once, given as many cores: each holds a graph and its answers
@@ -55,10 +55,13 @@ class Subject:
 
 
 def subject(
-    weights: Path, recorded: Path, before: Path, graph: Path, *, half: bool, wanted: Mapping[str, float], fresh: int
+    source: Path, recorded: Path, before: Path, graph: Path, *, half: bool, wanted: Mapping[str, float], fresh: int
 ) -> Subject:
-    """The subject from a run's files; `wanted` are the requested tolerances, `fresh` is the number of fresh cases."""
-    sample, model = golden.read(recorded), weights_file.definition(weights)
+    """The subject from a run's files; `source` holds the weights of the source model.
+
+    `wanted` are the requested tolerances, `fresh` is the number of fresh cases.
+    """
+    sample, model = golden.read(recorded), weights_file.definition(source)
     sizes = {
         word: sample.inputs[tensor.name].shape[axis]
         for tensor in model.inputs
@@ -66,7 +69,7 @@ def subject(
         if isinstance(word, str)
     }
     pixels, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
-    allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(weights)
+    allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(source)
     state = {name: np.frombuffer(value.data, value.dtype).reshape(value.shape) for name, value in floats.items()}
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
 
@@ -105,7 +108,7 @@ class Trial:
 
 def prepare(subject: Subject) -> CheckSet:
     """Runs the graph without faults and returns its checks."""
-    model = onnx.load(subject.graph)
+    model = storage.load(subject.graph)
     widened = fp16_emulation.emulate(model, results=False) if subject.half else model
     graph, checks = FaultGraph(widened, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
     with _start(graph) as session:
@@ -148,7 +151,8 @@ def _plant(check_set: CheckSet, number: int, count: int, seed: int) -> list[Faul
 def _try_all(check_set: CheckSet, tried: list[Fault], watch: Callable[[int, int], None]) -> list[dict[str, Trial]]:
     """The trials of each fault by check, in the order of the faults."""
     trials = []
-    with ThreadPoolExecutor(min(_PARALLEL, os.cpu_count() or 1)) as pool:
+    parallel = 1 if weights.is_large(check_set.graph.model) else _PARALLEL  # each session holds all weights
+    with ThreadPoolExecutor(min(parallel, os.cpu_count() or 1)) as pool:
         for trial in pool.map(partial(try_fault, check_set), tried):
             trials.append(trial)
             watch(len(trials), len(tried))
@@ -198,7 +202,11 @@ def _checks(subject: Subject) -> dict[str, Check]:
 @contextmanager
 def _start(graph: FaultGraph) -> Iterator[Session]:
     """A session of a graph with FP32 operators; it takes FP16 inputs as FP32."""
-    with onnxruntime.start(graph.model.SerializeToString(), threads=1) as session:  # the faults run in parallel
+    parts = weights.session_parts(graph.model)
+    with onnxruntime.start(  # the faults run in parallel
+        parts.message, threads=1, weights=parts.arrays, folder=parts.folder
+    ) as session:
+        del parts
         yield lambda **inputs: session(
             **{name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
         )

@@ -6,8 +6,8 @@ import math
 import string
 from collections.abc import Mapping, Sequence
 
-from deploytool.errors import ResourceExhausted, StageFailed
-from deploytool.host import disk, memory
+from deploytool.errors import ResourceExhausted
+from deploytool.host import disk, memory, side_files
 from deploytool.spec import Job, Model, Options, Tensor
 
 # Memory of an export with all its children per byte of weights: the largest sum of proportional set sizes (/proc) for
@@ -15,9 +15,7 @@ from deploytool.spec import Job, Model, Options, Tensor
 # weights, exported with --quick --pack (0.9 to 2.7 GB), and with planted faults and an engine (1.3 to 2.5 GB; up to 101
 # MB): Linux, Python 3.11, torch 2.13, ONNX Runtime 1.31, 2 processors. Engines alone add almost nothing.
 _BASE, _PER_BYTE, _PER_BYTE_WITH_FAULTS = 400e6, 12.0, 22.5
-_MAX_ONNX_BYTES = 1 << 31  # limit of a protobuf message
-
-
+_PER_LARGE_BYTE = 6.0  # beyond the limit of one file
 _INPUT_COPIES = 2  # at least: the inputs themselves, and what the first layer makes of them
 
 
@@ -45,23 +43,25 @@ def check_sizes(model: Model, options: Options) -> None:
         raise ResourceExhausted(f"{problem}; {disk.size(available)} are available", remedy)
 
 
-def needed(weights: float, job: Job) -> float:
-    """The peak memory of an export in bytes; planted faults increase it, because several are tested in parallel."""
-    return _BASE + (_PER_BYTE_WITH_FAULTS if job.options.faults else _PER_BYTE) * weights
+def needed(weights: float, *, faults: bool) -> float:
+    """The peak memory of an export in bytes; planted faults increase it, because several are tested in parallel.
+
+    Beyond the limit of one file, weights are read from side files when they are needed, and faults are tested one by
+    one.
+    """
+    if weights > side_files.MAX_INLINE_BYTES:
+        return _BASE + _PER_LARGE_BYTE * weights
+    return _BASE + (_PER_BYTE_WITH_FAULTS if faults else _PER_BYTE) * weights
 
 
 def check(weights: float, job: Job) -> None:
-    """Checks that the memory suffices to export a model with `weights` bytes of weights.
+    """Raises ResourceExhausted if the memory does not suffice to export a model with `weights` bytes of weights.
 
-    The estimate includes the memory that this process already uses. Where the available memory is unknown, only the
-    limit of an ONNX file is checked.
-
-    Raises ResourceExhausted if the memory is too small, StageFailed if the weights exceed the limit of an ONNX file.
+    The estimate includes the memory that this process already uses. Where the available memory is unknown, nothing is
+    checked.
     """
-    if weights >= _MAX_ONNX_BYTES:
-        problem = f"{job.model.name} has {disk.size(weights)} of weights, and an ONNX file holds at most"
-        raise StageFailed(f"{problem} {disk.size(_MAX_ONNX_BYTES)}", "export its parts separately")
-    free, takes, least = memory.available_bytes(), needed(weights, job), _BASE + _PER_BYTE * weights
+    free, faults = memory.available_bytes(), bool(job.options.faults)
+    takes, least = needed(weights, faults=faults), needed(weights, faults=False)
     if free is None or takes <= (available := free + memory.resident_bytes()):
         return
     problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export needs {disk.size(takes)} of memory"

@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+ELEMENT_TYPES: Mapping[int, str] = {  # of weights that can be in a side file: ONNX's number and numpy's name
+    **{1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool"},
+    **{10: "float16", 11: "float64", 12: "uint32", 13: "uint64"},
+}  # ONNX Runtime takes arrays of these types beside a graph
+# Bytes of weights beyond which they go to a side file: a protobuf message holds 2 GiB, and the rest is for the nodes.
+MAX_INLINE_BYTES = (2 << 30) - (128 << 20)
 SUFFIX = ".data"  # of the side file that deploytool writes beside a graph
 _KEYS = frozenset(("location", "offset", "length", "checksum"))
 _NUMBER = re.compile(r"[0-9]{1,19}")
@@ -95,6 +101,12 @@ def size(folder: Path, location: str, graph: Path) -> int:
     if state.st_ino and path.samefile(graph):
         raise ValueError(f"{path} is the graph itself")
     return state.st_size
+
+
+def total_size(graph: Path) -> int:
+    """The bytes of a file of deploytool, with the side file that a graph may have."""
+    side = graph.with_name(graph.name + SUFFIX)
+    return graph.stat().st_size + (side.stat().st_size if side.is_file() else 0)
 
 
 def check_ranges(references: Iterable[tuple[Reference, int]], sizes: Mapping[str, int]) -> None:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deploytool.host import worker_main
+from deploytool.host import side_files, worker_main
 
 MEMORY_GIB = 8.0  # limit on the address space of each worker
 MAX_FILE_BYTES = 16 << 30  # limit in bytes for workers that write an artifact
+
+
+def memory_gib(graph: Path) -> float:
+    """The limit for a worker that opens a graph: weights in a side file come on top, read and arranged anew."""
+    has_side_file = graph.with_name(graph.name + side_files.SUFFIX).exists()
+    return MEMORY_GIB + (3 * side_files.total_size(graph) / (1 << 30) if has_side_file else 0)
+
 
 _MAIN = str(Path(worker_main.__file__).resolve())
 

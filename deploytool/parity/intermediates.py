@@ -19,6 +19,7 @@ from deploytool.host import disk, scratch
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from deploytool.results.report import Check, Tolerance
+from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Range
 
 _CASES = 2  # golden cases with probe values: an intermediate tensor may be larger than the inputs
@@ -76,17 +77,17 @@ def answers(
 @contextmanager
 def _with_outputs(graph: Path, tensors: Collection[str]) -> Iterator[Path | None]:
     """A temporary copy of the graph with these tensors as further outputs; None if it has none of them."""
-    model = onnx.load(graph)
+    model = storage.load(graph)
     produced = {name for node in model.graph.node for name in node.output}
     wanted = [name for name in tensors if name in produced - {output.name for output in model.graph.output}]
     if not wanted:
         yield None
         return
-    types = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    types = {value.name: value for value in weights.infer_shapes(model).graph.value_info}
     model.graph.output.extend(types.get(name, onnx.ValueInfoProto(name=name)) for name in wanted)
     with scratch.folder() as folder:
         copy = folder / graph.name
-        disk.write(copy, model.SerializeToString())
+        storage.save(model, copy)
         yield copy
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.host import disk, machine, memory_estimate, process, workers
+from deploytool.host import disk, machine, memory_estimate, process, side_files, workers
 from deploytool.loading import code_files, factory, source_model, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import disk_estimate
@@ -266,8 +266,13 @@ def _first_key(key: str, sources: code_files.Sources, files: Mapping[str, str]) 
 
 
 def artifact_of(directory: Path, receipt: Receipt, *, fresh: bool) -> Artifact:
-    """The artifact of a stage directory; its digest is empty if the stage made no file."""
+    """The artifact of a stage directory; its digest is empty if the stage made no file.
+
+    The digest of a graph with a side file covers both.
+    """
     path, digest = directory / receipt.kind.value, receipt.files.get(receipt.kind.value, "")
+    if side := receipt.files.get(receipt.kind.value + side_files.SUFFIX):
+        digest = serde.digest(digest, side)
     return Artifact(receipt.kind, path, digest, receipt.key, receipt.made_by, receipt.notes, receipt.seconds, fresh)
 
 

@@ -19,6 +19,7 @@ from deploytool.backends import fp16_emulation
 from deploytool.backends.session import Array
 from deploytool.host import fp16_rounding
 from deploytool.precision import mask_floors
+from deploytool.rewrites.graph import weights
 
 _STANDARD = ("", "ai.onnx")
 _TYPE_INDEPENDENT = ("Shape", "Size")  # their results do not depend on the type of their input
@@ -116,7 +117,7 @@ def convert(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Fp
     mask_floors.add(named)
     conversion = Fp16Conversion(named, keep_io)
     if check:
-        onnx.checker.check_model(conversion.half, full_check=True)
+        weights.check(conversion.half)
     return conversion
 
 

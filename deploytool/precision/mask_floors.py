@@ -16,6 +16,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from deploytool.backends import mask_values
+from deploytool.rewrites.graph import weights
 
 _FLOOR = -32768.0  # far from any score, and the exponential of the difference is zero
 _ABSORBING = 1e30  # a mask of this magnitude plus any score is the mask
@@ -50,7 +51,7 @@ def add(model: onnx.ModelProto) -> None:
 
 
 def _absorbs(mask: TensorProto) -> bool:
-    values = numpy_helper.to_array(mask)
+    values = weights.values(mask)
     return bool((np.isfinite(values) & (values <= -_ABSORBING)).any())
 
 

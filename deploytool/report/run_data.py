@@ -11,6 +11,7 @@ from deploytool.benchmark.result import Bench
 from deploytool.data import golden
 from deploytool.device.verify import Verification
 from deploytool.errors import BadInput
+from deploytool.host import side_files
 from deploytool.report import device_results
 from deploytool.results import blame as results_blame
 from deploytool.results import receipt, report, verdict
@@ -63,9 +64,9 @@ class RunData:
         return self.location / Stage.GOLDEN / Kind.GOLDEN.value
 
     def bytes_of(self, stage: str, file: str) -> int | None:
-        """The size of an artifact in bytes; None if the file is missing."""
+        """The size of an artifact in bytes, with the side file that a graph may have; None if the file is missing."""
         path = self.location / stage / file
-        return path.stat().st_size if path.is_file() else None
+        return side_files.total_size(path) if path.is_file() else None
 
 
 def find(home: Path) -> Path:

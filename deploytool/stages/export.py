@@ -1,10 +1,11 @@
-"""Exports the PyTorch model to ONNX: one deterministic file without external data, with stable names."""
+"""Exports the PyTorch model to ONNX: a deterministic file with stable names, and beyond 2 GB a side file."""
 
 from __future__ import annotations
 
 import io
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,6 @@ from deploytool.backends.session import Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ResourceExhausted, StageFailed
 from deploytool.exporters import dynamo, floor, torchscript
-from deploytool.host import disk
 from deploytool.loading.source_model import SourceModel
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
@@ -34,7 +34,7 @@ from deploytool.results import baked_values, verdict
 from deploytool.results.artifact import Notes
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.report import Tolerance
-from deploytool.rewrites.graph import free_sizes
+from deploytool.rewrites.graph import free_sizes, storage, weights
 from deploytool.serde import Json
 from deploytool.spec import AUTO, TORCHSCRIPT_OPSET, Job, Model, Stage
 
@@ -53,6 +53,10 @@ class _Task:
     source: SourceModel
     sample: Golden
     out: Path
+
+    def file(self, exporter: str) -> Path:
+        """The file of an exporter's graph until the stage ends, in a folder of its own."""
+        return self.out.parent / f".{exporter}" / self.out.name
 
     @property
     def tolerance(self) -> Tolerance:
@@ -115,7 +119,10 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     assert kept.graph is not None  # a candidate without a graph is never chosen
     if fails := [line for line in kept.baked if line.wrong and line.error is None and line.origin is Origin.SHAPE]:
         raise StageFailed(baked_values.describe(fails[0]), baked_values.REMEDY)  # later stages could not run it either
-    _write(kept.graph, out)
+    for file in storage.files_of(task.file(kept.exporter)):
+        file.replace(out.with_name(file.name))
+    for exporter in _EXPORTERS:
+        shutil.rmtree(task.file(exporter).parent, ignore_errors=True)
     return {
         "exporter": kept.exporter,
         **_size(kept.graph),
@@ -154,21 +161,24 @@ def _export(exporter: str, task: _Task, *, checked: bool) -> _Candidate:
     """
     module, model, example = _load_model(task)
     feeds = {tensor.name: array.numpy() for tensor, array in zip(model.inputs, example, strict=True)}
-    folder = source_lines.source_folder(model.factory)
+    folder, file = source_lines.source_folder(model.factory), task.file(exporter)
     try:
         with (
             _quiet(),
             eager.without_attention_fastpath(),
             source_lines.record_tracer_warnings(folder) as warned,
         ):
-            graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset)
+            graph = _EXPORTERS[exporter](module, model, example, task.job.options.opset, _raw_folder(file))
             _clean(graph)
             graph = floor.fit(graph, task.job.options.floor)
-            onnx.checker.check_model(graph, full_check=True)
+            weights.check(graph)
         if lost := free_sizes.fixed_axis(free_sizes.declared_free_axes(model.inputs), graph.graph):
             raise StageFailed(lost, "see --exporter")
-        _write(graph, task.out)
-        with load_backend(task.job.options.runner).start(task.out) as session:
+        graph = _saved(graph, file)
+        if exporter == _SECOND:
+            warned = _trace_warnings(module, example, folder)
+        del module  # a session holds the weights too, and the tests below load another module
+        with load_backend(task.job.options.runner).start(file) as session:
             session(**feeds)  # a valid graph need not run: ONNX has types that no runtime supports
             problem = _difference(exporter, session, task) if checked else ""
     except (MissingBackend, ResourceExhausted):
@@ -176,8 +186,6 @@ def _export(exporter: str, task: _Task, *, checked: bool) -> _Candidate:
     except Exception as error:  # exporters raise errors of any class
         problem = f"the {exporter} exporter rejects the model: {_reason(error)}"
         return _Candidate(exporter, problem=problem, refusal=error)
-    if exporter == _SECOND:
-        warned = _trace_warnings(module, example, folder)
     candidate = _Candidate(exporter, graph, problem, warned)
     return _test_baked_values(candidate, task, warned, traced=exporter == _FIRST)
 
@@ -240,11 +248,10 @@ def _test_baked_values(
     """The candidate with the results of testing the lines in `warned` and all others that read a value of a tensor."""
     assert candidate.graph is not None
     model = task.source.definition
-    _write(candidate.graph, task.out)
     module, _, example = _load_model(task)
     folder = source_lines.source_folder(model.factory)
     subject = fixing.Subject(module, model, task.sample.inputs, folder, count=len(example[0]))
-    start = partial(load_backend(task.job.options.runner).start, task.out)
+    start = partial(load_backend(task.job.options.runner).start, task.file(candidate.exporter))
     try:
         baked = fixing.examine(
             *(Stage.EXPORT, subject, start, warned),
@@ -260,7 +267,7 @@ def _test_baked_values(
 
 
 def _failure(exporter: str, error: StageFailed, task: _Task) -> str:
-    message = " ".join(str(error).replace(str(task.out), "it").split())
+    message = " ".join(str(error).replace(str(task.file(exporter)), "it").split())
     return f"the graph of the {exporter} exporter fails: {message}"
 
 
@@ -315,8 +322,18 @@ def _load_model(task: _Task) -> tuple[nn.Module, Model, tuple[torch.Tensor, ...]
     return eager.exportable_module(module, model, example), model, example
 
 
-def _write(graph: onnx.ModelProto, out: Path) -> None:
-    disk.write(out, graph.SerializeToString(deterministic=True))
+def _raw_folder(file: Path) -> Path:
+    """The folder in which an exporter may leave the side files of the graph that is to be written to `file`."""
+    folder = file.with_name("raw")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _saved(graph: onnx.ModelProto, file: Path) -> onnx.ModelProto:
+    """The graph, written to its file; a large one is loaded from there, with its weights in the side file."""
+    storage.save(graph, file)
+    shutil.rmtree(_raw_folder(file))
+    return storage.load(file) if weights.is_large(graph) else graph
 
 
 def _size(graph: onnx.ModelProto) -> dict[str, Json]:

@@ -22,7 +22,7 @@ from deploytool.parity import metrics, noise, reference_cases
 from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import verdict
 from deploytool.results.artifact import Notes
-from deploytool.rewrites.graph import storage
+from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import GivenGraph, Job, Model
 
 _WORKER = "deploytool.loading.graph.convert_worker"
@@ -64,10 +64,12 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     graph = _graph(task.model)
     before, remarks = _opset(graph), list[str]()
     storage.save(graph, out)
-    if before != job.options.opset:
+    if before != job.options.opset and weights.is_large(graph):
+        remarks = [f"the opset stays {before}: the converter of onnx cannot hold a graph beyond 2 GB"]
+    elif before != job.options.opset:
         graph, remarks = _converted(graph, task, references)
     graph = floor.fit(graph, job.options.floor)
-    onnx.checker.check_model(graph)
+    weights.check(graph, full=False)
     storage.save(graph, out)
     with load_backend(job.options.runner).start(out) as session:
         error = _check(session, references, task, "the graph")

@@ -15,7 +15,7 @@ from deploytool.backends.session import Array
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
 from deploytool.exporters import name_scopes
-from deploytool.host import disk, fp16_rounding, workers
+from deploytool.host import fp16_rounding, workers
 from deploytool.host.process import run_limited
 from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
@@ -28,6 +28,7 @@ from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
 from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, engine_graph
 from deploytool.results.report import Check, Weights
+from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import AUTO, Job, Precision, Stage
 from deploytool.stages.registry import STAGES
 
@@ -47,7 +48,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     Raises BadInput if no node matches `keep_fp32`; StageFailed if the mixed-precision search finds no graph within the
     tolerance, if too few heavy nodes are in FP16, or if the graph crashes ONNX Runtime.
     """
-    graph = onnx.load(engine_graph(inputs.latest(Kind.GRAPH).path))
+    graph = storage.load(engine_graph(inputs.latest(Kind.GRAPH).path))
     try:
         conversion = fp16.convert(graph, keep_io=job.options.io is Precision.FP32)
     except Exception as error:  # the converter and the checker raise errors of any class
@@ -64,7 +65,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         kept |= name_scopes.matching_nodes(requested, names, modules)
     half = conversion.keeping(kept)
     counts = _count(half, kept, by_name=bool(requested) and requested != (AUTO,))
-    disk.write(out, half.SerializeToString(deterministic=True))
+    storage.save(half, out)
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
     short_names = name_scopes.shortest_names(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": serde.encode(_weights(graph, half))}
@@ -201,11 +202,13 @@ def _weights(graph: onnx.ModelProto, half: onnx.ModelProto) -> Weights:
     """How many weights are converted, and how many of these become zero or subnormal in FP16."""
     halves = {weight.name for weight in half.graph.initializer if weight.data_type == onnx.TensorProto.FLOAT16}
     singles = [weight for weight in graph.graph.initializer if weight.name in halves]
-    arrays = [onnx.numpy_helper.to_array(weight).ravel() for weight in singles]
-    magnitudes = np.abs(np.concatenate(arrays or [np.zeros(0)]))
-    flushed = (magnitudes > 0) & (magnitudes < fp16_rounding.SMALLEST)
-    subnormal = (magnitudes >= fp16_rounding.SMALLEST) & (magnitudes < fp16_rounding.SMALLEST_NORMAL)
-    return Weights(len(magnitudes), int(flushed.sum()), int(subnormal.sum()))
+    converted = flushed = subnormal = 0
+    for weight in singles:
+        magnitudes = np.abs(weights.values(weight))
+        converted += magnitudes.size
+        flushed += int(((magnitudes > 0) & (magnitudes < fp16_rounding.SMALLEST)).sum())
+        subnormal += int(((magnitudes >= fp16_rounding.SMALLEST) & (magnitudes < fp16_rounding.SMALLEST_NORMAL)).sum())
+    return Weights(converted, flushed, subnormal)
 
 
 def _optimised(graph: Path) -> bool:
@@ -225,14 +228,14 @@ def _open(graph: Path, *, optimise: bool) -> None:
     task: list[serde.Json] = [str(graph), optimise]
     try:
         command = workers.command(STAGES[Stage.FP16].worker)
-        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.MEMORY_GIB, task=task)
+        run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.memory_gib(graph), task=task)
     except StageFailed as error:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
 
 
 def count_fp16(graph: onnx.ModelProto) -> tuple[int, int]:
     """The numbers of Conv, ConvTranspose, MatMul and Gemm nodes in FP16, and in total."""
-    typed = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
+    typed = weights.infer_shapes(graph, strict=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}
     types |= {weight.name: weight.data_type for weight in typed.initializer}
     heavy = [node for node in typed.node if node.op_type in _HEAVY]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from deploytool import serde
 from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
@@ -15,6 +13,7 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import intermediates
 from deploytool.parity.intermediates import Probes
 from deploytool.results.artifact import Kind, Notes
+from deploytool.rewrites.graph import storage
 from deploytool.spec import Job
 
 
@@ -24,7 +23,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     They come from the graph before the last one, which is in FP32; the FP16 conversion keeps the names of tensors.
     """
     *earlier, last = inputs.chain(Kind.GRAPH)
-    matches = catalog.find(onnx.load(last.path).graph)
+    matches = catalog.find(storage.load_structure(last.path).graph)
     reference = earlier[-1] if earlier else last
     cases = intermediates.first_cases(inputs.golden().inputs)
     values = _values(reference.path, matches, cases, job) if matches else {}

@@ -18,7 +18,6 @@ from deploytool.loading.checkpoints import checkpoint, random_init
 from deploytool.loading.module import arguments, build
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
-from deploytool.model_checks.probe import ProbeResult
 from deploytool.results.artifact import Notes
 from deploytool.spec import BATCH, Job, Model, Options
 
@@ -40,11 +39,17 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         disk.check(out.parent, _bytes(module), out.name)
         arguments.bind(module.forward, [tensor.name for tensor in model.inputs], model.constants)  # an unknown name
         state = _state(module, model, options)
-        result = _probe(module, model, state, options)
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        if factory.is_zoo(model.factory):  # which need not be examined further
+            result = probe.describe(module, model, options)
+        else:
+            del module  # the probes build their own: both would take the memory twice
+            eager.check_state(state, model)
+            result = probe.examine(model, state, options)
     eager.save(state, result.model, out)
     return {
         "weights": origin,
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "parameters": parameters,
         "model": serde.encode(result.model),
         "remarks": [*remarks, *result.remarks],
     }
@@ -87,14 +92,6 @@ def _bytes(module: nn.Module) -> int:
     tensors = (*module.parameters(), *module.buffers())
     storages = [tensor.untyped_storage() for tensor in tensors if not torch.nn.parameter.is_lazy(tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _probe(module: nn.Module, model: Model, state: dict[str, Any], options: Options) -> ProbeResult:
-    """The definition with outputs; user models are examined further, zoo models need not be."""
-    if factory.is_zoo(model.factory):
-        return probe.describe(module, model, options)
-    eager.check_state(state, model)
-    return probe.examine(model, state, options)
 
 
 def _check_names(model: Model) -> None:

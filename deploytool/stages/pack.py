@@ -33,14 +33,14 @@ from deploytool.bundle.manifest import (
 from deploytool.data import golden, images
 from deploytool.data.golden import Golden
 from deploytool.errors import ParityFailed, StageFailed
-from deploytool.host import disk, machine
+from deploytool.host import disk, machine, side_files
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact, Kind, Notes
 from deploytool.results.report import Report
-from deploytool.rewrites.graph import memory
+from deploytool.rewrites.graph import memory, storage
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
 from deploytool.targets import FLAVOURS, TENSORRT
 
@@ -74,7 +74,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     folder, result = out.parent, report.read(validated.path)
     folder.mkdir()
     single, half = _graphs(inputs)
-    content = _content(inputs, validated.notes, onnx.load(single.path, load_external_data=False))
+    content = _content(inputs, validated.notes, storage.load_structure(single.path))
     graphs = _write_graphs(folder, content, single, half)
     sample = inputs.golden()
     tolerances = metrics.tolerances(sample.noise, verdict.requested_tolerances(result))
@@ -159,10 +159,10 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
         io = content.io if precision is Precision.FP16 else Precision.FP32
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
-        disk.write(version / "model.onnx", artifact.path.read_bytes())
+        storage.copy(artifact.path, version / "model.onnx")
         text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         version.with_name("config.pbtxt").write_text(text, encoding="utf-8")
-        written = onnx.load(artifact.path, load_external_data=False)
+        written = storage.load_structure(artifact.path)
         opset = max(entry.version for entry in written.opset_import if entry.domain in _STANDARD)
         graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io, written.ir_version, opset))
     return tuple(graphs)
@@ -182,7 +182,7 @@ def _floor(inputs: StageInputs, graphs: Sequence[Graph]) -> dict[str, str]:
 def _with_memory(folder: Path, graph: Graph, free: Mapping[str, Range], cases: int) -> Graph:
     """The graph with the memory, in MiB, that a run of the golden cases needs at the largest sizes."""
     sizes = {name: size.largest for name, size in free.items()} | {BATCH: at_once(cases, free[BATCH])}
-    model = onnx.load(folder / graph.path, load_external_data=False)
+    model = storage.load_structure(folder / graph.path)
     required = memory.required_mib(model, sizes, cases)
     return replace(graph, memory_mib=required if required and required <= MAX_MEMORY_MIB else None)
 
@@ -279,4 +279,6 @@ def _role(path: str) -> Role:
         return Role.GOLDEN if path.endswith(".npz") else Role.IMAGE
     if path.endswith(".onnx"):
         return Role.GRAPH
+    if path.endswith(".onnx" + side_files.SUFFIX):
+        return Role.WEIGHTS
     return Role.SERVER if path.endswith(".pbtxt") else Role.RECIPE

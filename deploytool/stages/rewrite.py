@@ -30,6 +30,7 @@ from deploytool.results import verdict
 from deploytool.results.artifact import ENGINE_GRAPH, Kind, Notes
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
+from deploytool.rewrites.graph import storage, weights
 from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
 from deploytool.targets import FLAVOURS, TENSORRT_RTX
@@ -38,6 +39,7 @@ _SECONDS = 0.5  # of timing for each batch size
 _CONTENDERS = 3  # forms that are timed at the larger batch size, not counting the original
 _MAX_SECONDS = 8.0  # if timing at the larger batch size would take longer, it is skipped
 _MAX_GROWTH = 1.5  # of the weights: beyond it, reading them costs an engine more than fewer launches save
+_LARGE = "original: forms of a graph beyond 2 GB are not timed, because they would all be in memory at once"
 _MAX_REASON = 200  # characters of an error message of a library
 
 Trials = dict[str, dict[int, Ratio]]  # form: batch size: speedup over the original
@@ -51,8 +53,10 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """
     before = inputs.latest(Kind.GRAPH).path
     requested, sample = job.options.rewrite, inputs.golden()
-    recipes = RECIPES if requested == AUTO else {ORIGINAL: (), requested: RECIPES[requested]}
-    forms, impossible = _candidates(onnx.load(before), recipes)
+    graph = storage.load(before)
+    large = requested == AUTO and weights.is_large(graph)
+    recipes = {ORIGINAL: (), **({} if large else RECIPES if requested == AUTO else {requested: RECIPES[requested]})}
+    forms, impossible = _candidates(graph, recipes)
     files = {form.name: _write(form, before, out) for form in forms}
     with ExitStack() as stack:
         sessions, invalid = _open(stack, job.options.runner, files)
@@ -65,12 +69,12 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     passing = [form for form in forms if form.name in errors]
     chosen = passing[-1] if requested != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
     engine, engine_remarks = (chosen, []) if requested != AUTO else _for_engine(passing, job)
-    disk.write(out, files[chosen.name].read_bytes())
+    storage.copy(files[chosen.name], out)
     if engine is not chosen:
-        disk.write(out.with_name(ENGINE_GRAPH), files[engine.name].read_bytes())
+        storage.copy(files[engine.name], out.with_name(ENGINE_GRAPH))
     for file in files.values():
         if file != before:
-            file.unlink()
+            storage.remove(file)
     return {
         "chosen": chosen.name,
         "for_engine": engine.name,
@@ -79,7 +83,11 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "nodes_before": forms[0].nodes,
         "candidates": [_facts(form, errors, trials) for form in forms],
         "rewrites": serde.encode(_outcomes(forms)),
-        "remarks": [_remark(chosen, job, trials, how, failed=bool(failed)), *engine_remarks, *failed],
+        "remarks": [
+            _LARGE if large else _remark(chosen, job, trials, how, failed=bool(failed)),
+            *engine_remarks,
+            *failed,
+        ],
     }
 
 
@@ -109,7 +117,7 @@ def _write(form: Candidate, before: Path, out: Path) -> Path:
     if form.name == ORIGINAL:
         return before
     file = out.with_name(f"{form.name}.onnx")
-    disk.write(file, form.model.SerializeToString(deterministic=True))
+    storage.save(form.model, file)
     return file
 
 
@@ -128,7 +136,7 @@ def _open(stack: ExitStack, runner: str, files: Mapping[str, Path]) -> tuple[dic
 def _session(stack: ExitStack, runner: str, file: Path) -> Session | str:
     """A session of a file, or the error if it is not a valid graph."""
     try:
-        onnx.checker.check_model(str(file), full_check=True)
+        weights.check(storage.load(file))
         return stack.enter_context(load_backend(runner).start(file))
     except (StageFailed, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return " ".join(str(error).split())[:_MAX_REASON]
@@ -149,6 +157,8 @@ def _for_engine(forms: Sequence[Candidate], job: Job) -> tuple[Candidate, list[s
     best = min(light, key=lambda form: form.nodes)
     if best is original:
         return original, []
+    if weights.is_large(best.model):
+        return best, [f"FP16 and engines use {best.name}, without an estimate: the graph is beyond 2 GB"]
     if not job.options.targets or not FLAVOURS[TENSORRT_RTX].version:
         return best, [f"FP16 and engines use {best.name}: {best.nodes} nodes instead of {original.nodes} (estimated)"]
     free = {**job.options.sizes, BATCH: job.options.batch}

@@ -9,12 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import onnx
-
 from deploytool.backends.session import load_backend
 from deploytool.data.golden import Arrays
 from deploytool.errors import ParityFailed, ResourceExhausted, StageFailed
-from deploytool.host import disk, workers
+from deploytool.host import workers
 from deploytool.host.process import run_limited
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics, reference_cases
@@ -23,7 +21,7 @@ from deploytool.parity.replay import replay
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Tolerance
 from deploytool.rewrites import simplify_worker
-from deploytool.rewrites.graph import free_sizes
+from deploytool.rewrites.graph import free_sizes, storage, weights
 from deploytool.spec import Job, Stage
 from deploytool.stages.registry import STAGES
 
@@ -33,6 +31,7 @@ _MIN_SECONDS, _TIME_FACTOR = 10.0, 10.0
 _MAX_LEFT_OUT = 3  # passes; if more would have to be left out, onnxsim is left out
 
 _ALL = ("onnxsim",)
+_LARGE = "continued without onnxsim, which cannot hold a graph beyond 2 GB"
 
 Attempt = Callable[[Sequence[str], float], float]
 
@@ -43,6 +42,12 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     Raises StageFailed only if the graph before does not run.
     """
     before, sample = inputs.latest(Kind.GRAPH).path, inputs.golden()
+    graph = storage.load(before)
+    if weights.is_large(graph):
+        storage.copy(before, out)
+        nodes = len(graph.graph.node)
+        return {"nodes": nodes, "nodes_before": nodes, "max_error": 0.0, "left_out": list(_ALL), "remarks": [_LARGE]}
+    del graph
     references = _references(job, before, sample.inputs)
     tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
 
@@ -57,11 +62,11 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     except (StageFailed, ParityFailed) as failure:
         left_out, errors = _search(attempt)
         if left_out == _ALL:
-            disk.write(out, before.read_bytes())
+            storage.copy(before, out)
             errors = [_check(job.options.runner, out, references, tolerance)]
         error = errors[-1]
         remarks.append(f"{failure}; continued without {_description(left_out)}")
-    nodes, nodes_before = (len(onnx.load(path).graph.node) for path in (out, before))
+    nodes, nodes_before = (len(storage.load_structure(path).graph.node) for path in (out, before))
     counts = {"nodes": nodes, "nodes_before": nodes_before, "max_error": error}
     return {**counts, "left_out": list(left_out), "remarks": remarks}
 
@@ -83,13 +88,13 @@ def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> No
     memory, size = workers.MEMORY_GIB, workers.MAX_FILE_BYTES
     run_limited(command, what="onnxsim", seconds=seconds, gibibytes=memory, max_file_bytes=size, task=task, output=out)
     try:
-        graph, original = onnx.load(out), onnx.load(before)
+        graph, original = storage.load(out), storage.load(before)
         del graph.metadata_props[:]
         graph.producer_name, graph.producer_version = original.producer_name, original.producer_version
-        onnx.checker.check_model(graph, full_check=True)
+        weights.check(graph)
         if lost := free_sizes.fixed_axis(free_sizes.free_axes(original.graph), graph.graph):
             raise ValueError(lost)
-        disk.write(out, graph.SerializeToString(deterministic=True))
+        storage.save(graph, out)
     except ResourceExhausted:
         raise
     except Exception as error:  # the exceptions of onnx have no common base class

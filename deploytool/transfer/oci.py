@@ -31,6 +31,7 @@ _WEIGHT, _CONFIG, _DATA = (
 )
 _TYPES = {
     Role.GRAPH: _WEIGHT,
+    Role.WEIGHTS: _WEIGHT,
     Role.ENGINE: _WEIGHT,
     Role.GOLDEN: _DATA,
     Role.IMAGE: _DATA,

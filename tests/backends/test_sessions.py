@@ -58,7 +58,7 @@ def test_a_fallback_of_onnx_runtime_is_an_error(finished: Path, monkeypatch: pyt
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "InferenceSession", lambda path, options, providers: session_class(path))
     with pytest.raises(MissingBackend, match="CPUExecutionProvider"):
-        onnxruntime._session(finished / ARTIFACTS["onnxruntime"], "cuda")
+        onnxruntime._session(finished / ARTIFACTS["onnxruntime"], "cuda", ort.SessionOptions())
 
 
 @pytest.mark.parametrize(("op", "error"), [("Identity", None), ("Relu", "1 nodes on the CPU, for example Relu")])

@@ -1,9 +1,10 @@
-"""Graphs with external weights are refused, since no manifest lists them."""
+"""Weights outside of a graph come from side files that the manifest lists, and every other place is refused."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from onnx import ModelProto, SparseTensorProto, TensorProto, helper, numpy_helpe
 from deploytool.backends import tensorrt
 from deploytool.bundle.manifest import read_manifest
 from deploytool.device import external_weights, worker
-from deploytool.device.candidates import Candidate, Tier
+from deploytool.device.candidates import Candidate, SideFile, Tier
 from deploytool.device.session import open_candidate
 from deploytool.device.worker import Request
 from deploytool.errors import Refused
 from deploytool.spec import Precision
+from tests.rewrites.graph import external
+from tests.rewrites.graph.external import Attack
 
 WEIGHT = np.arange(4, dtype=np.float32)
 
@@ -59,6 +62,35 @@ def test_external_weights_in_the_working_folder_are_not_loaded(tmp_path: Path, m
         assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
     with pytest.raises(Refused, match="has external weights"), open_candidate(candidate(tmp_path / "out.onnx")):
         pass
+
+
+def listed(path: Path, *sides: Path) -> Candidate:
+    """A candidate of a graph, with these side files listed."""
+    files = [(side.read_bytes(), str(side)) for side in sides]
+    weights = tuple(SideFile(name, len(raw), hashlib.sha256(raw).hexdigest()) for raw, name in files)
+    return replace(candidate(path), weights=weights)
+
+
+def test_weights_come_from_a_listed_side_file(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(8) + WEIGHT.tobytes())
+    weight = external.external("w", external.place(offset=8, length=16), [4])
+    (tmp_path / "out.onnx").write_bytes(model(weight).SerializeToString())
+    with open_candidate(listed(tmp_path / "out.onnx", tmp_path / "w.bin")) as session:
+        assert session(x=np.ones((1, 4), np.float32))["y"].tolist() == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("attack", list(external.attacks()), ids=lambda attack: attack.name)
+def test_every_attack_by_external_data_is_refused_in_one_line(attack: Attack, tmp_path: Path) -> None:
+    """Even where the manifest lists every file within reach, as of a bundle that an attacker made."""
+    (tmp_path / "before").mkdir()
+    path, before = external.write(tmp_path, attack), tmp_path / "before" / "w.bin"
+    before.write_bytes(bytes(4 * external.BYTES))
+    sound = listed(path, before, tmp_path / "secret.bin", path)
+    renamed = [replace(side, path=str(path.with_name("w.bin"))) for side in sound.weights[:1]]
+    with pytest.raises(Refused) as caught, open_candidate(replace(sound, weights=(*renamed, *sound.weights[1:]))):
+        pass
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
 
 
 def in_a_constant(proto: ModelProto) -> None:
@@ -130,18 +162,18 @@ PLACES = (
 @pytest.mark.parametrize("add", PLACES)
 def test_external_weights_are_refused_wherever_they_occur(add: Callable[[ModelProto], None]) -> None:
     proto = model(tensor(external=False))
-    external_weights.refuse(proto.SerializeToString(), "graph")
+    assert external_weights.find(proto.SerializeToString(), "graph") == ()
     add(proto)
-    with pytest.raises(Refused, match="has external weights"):
-        external_weights.refuse(proto.SerializeToString(), "graph")
+    with pytest.raises(Refused, match="has external weights outside of its main graph"):
+        external_weights.find(proto.SerializeToString(), "graph")
 
 
 @pytest.mark.parametrize("field", ["data_location", "external_data"])
 def test_either_field_of_external_weights_is_refused(field: str) -> None:
     weight = tensor(external=True)
     weight.ClearField(field)
-    with pytest.raises(Refused, match="has external weights"):
-        external_weights.refuse(model(weight).SerializeToString(), "graph")
+    with pytest.raises(Refused, match=r"not an ONNX graph: (a weight contradicts itself|has external data at '')"):
+        external_weights.find(model(weight).SerializeToString(), "graph")
 
 
 @pytest.mark.parametrize(
@@ -150,12 +182,12 @@ def test_either_field_of_external_weights_is_refused(field: str) -> None:
 )
 def test_bytes_that_are_no_graph_are_refused(raw: bytes) -> None:
     with pytest.raises(Refused, match="not an ONNX graph"):
-        external_weights.refuse(raw, "graph")
+        external_weights.find(raw, "graph")
 
 
 def test_the_graphs_of_a_bundle_are_accepted(packed: Path) -> None:
     for path in packed.glob("models/*/*/model.onnx"):
-        external_weights.refuse(path.read_bytes(), path)
+        assert external_weights.find(path.read_bytes(), str(path)) == ()
         onnx.checker.check_model(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.errors import ResourceExhausted, StageFailed
+from deploytool.errors import ResourceExhausted
 from deploytool.host import memory, memory_estimate
 from deploytool.spec import Job, Options
 from tests.conftest import ROOT, TINY
@@ -66,7 +66,10 @@ def test_a_model_that_needs_more_memory_than_available_is_refused(monkeypatch: p
     memory_estimate.check(130e6, _WITH_FAULTS)
 
 
-def test_more_weights_than_an_onnx_file_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda: None)
-    with pytest.raises(StageFailed, match=r"has 2.3 GB of weights, and an ONNX file holds at most 2.1 GB"):
-        memory_estimate.check(2.3e9, _WITHOUT_FAULTS)
+def test_more_weights_than_one_file_holds_need_less_memory_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20_000_000_000)
+    memory_estimate.check(2.6e9, _WITH_FAULTS)
+    with pytest.raises(ResourceExhausted, match=r"has 1.8 GB of weights, and its export needs 40.9 GB of memory"):
+        memory_estimate.check(1.8e9, _WITH_FAULTS)
+    with pytest.raises(ResourceExhausted, match=r"has 8.0 GB of weights"):
+        memory_estimate.check(8e9, _WITHOUT_FAULTS)

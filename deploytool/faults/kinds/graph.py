@@ -12,7 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from deploytool.backends import fp16_emulation
 from deploytool.host import fp16_rounding
+from deploytool.rewrites.graph import weights
 from deploytool.spec import Preprocessing
 
 Weight = npt.NDArray[Any]
@@ -39,7 +41,13 @@ class FaultGraph:
     ) -> None:
         self.model, self.half, self.state, self.preprocessing = model, half, state, preprocessing
         _move_constants(model.graph)
-        self._weights = {weight.name: weight for weight in model.graph.initializer}
+        widened = {  # a weight that a large graph holds in FP16 is known by its name after the cast
+            node.input[0]: node.output[0]
+            for node in model.graph.node
+            if node.op_type == "Cast" and node.input[0] == node.output[0] + fp16_emulation.HALF_SUFFIX
+        }
+        self._widened = frozenset(widened.values())
+        self._weights = {widened.get(weight.name, weight.name): weight for weight in model.graph.initializer}
         self._producers = {output: node for node in model.graph.node for output in node.output}
         self._consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:
@@ -80,7 +88,8 @@ class FaultGraph:
 
     def weight(self, name: str) -> Weight:
         """The values of a weight."""
-        return numpy_helper.to_array(self._weights[name])
+        array = weights.values(self._weights[name])
+        return array.astype(np.float32) if name in self._widened else array  # the type that the operators read
 
     def has_weight(self, name: str) -> bool:
         """Whether a tensor is a weight."""
@@ -96,7 +105,8 @@ class FaultGraph:
         dtype = values.dtype if existing is None else helper.tensor_dtype_to_np_dtype(existing.data_type)
         if self.half and np.issubdtype(dtype, np.floating):
             values = fp16_rounding.saturate(values)
-        tensor = numpy_helper.from_array(np.array(values, dtype, order="C"), name)
+        own_name = name if existing is None else existing.name
+        tensor = numpy_helper.from_array(np.array(values, dtype, order="C"), own_name)
         if existing is None:
             self._weights[name] = self.model.graph.initializer.add()
         self._weights[name].CopyFrom(tensor)

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from deploytool.errors import StageFailed
-from deploytool.rewrites.graph import shapes
+from deploytool.rewrites.graph import shapes, weights
 from deploytool.rewrites.graph.shapes import Shape
 
 Array = npt.NDArray[Any]
@@ -83,7 +83,7 @@ class EditableGraph:
                 value = attributes(node).get("value")
             if not isinstance(value, onnx.TensorProto):
                 return None
-            self._arrays[tensor] = numpy_helper.to_array(value)
+            self._arrays[tensor] = weights.values(value)
         return self._arrays[tensor]
 
     def shape(self, tensor: str) -> Shape | None:
@@ -136,9 +136,7 @@ class EditableGraph:
         """
         nodes = self._ordered()
         used = {name for node in nodes for name in node.input} | self.outputs
-        edited = onnx.ModelProto()
-        edited.CopyFrom(self.model)
-        del edited.graph.node[:], edited.graph.initializer[:], edited.graph.value_info[:]
+        edited = weights.without_contents(self.model)
         edited.graph.node.extend(nodes)
         edited.graph.initializer.extend(weight for name, weight in self._weights.items() if name in used)
         produced = {name for node in nodes for name in node.output}

@@ -8,8 +8,10 @@ what those accept.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,23 @@ from google.protobuf.message import EncodeError, Message  # type: ignore[import-
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from deploytool.errors import StageFailed
+from deploytool.host import side_files
 
 Array = npt.NDArray[Any]
 
-# Bytes of weights beyond which they go to a side file: a protobuf message holds 2 GiB, and the rest is for the nodes.
-MAX_INLINE_BYTES = (2 << 30) - (128 << 20)
+MAX_INLINE_BYTES = side_files.MAX_INLINE_BYTES  # of a graph without a side file
 SMALLEST = 1024  # bytes: smaller weights stay in the graph, where shape inference can read them
 VALUE_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # packed types, by name
+
+
+@dataclass(frozen=True)
+class SessionParts:
+    """A graph for ONNX Runtime: its message, big weights by name, and the folder of the side files, if it has any."""
+
+    message: bytes
+    arrays: Mapping[str, Array]
+    folder: Path | None
 
 
 def values(tensor: TensorProto) -> Array:
@@ -56,21 +67,24 @@ def weight_bytes(graph: ModelProto) -> int:
     return sum(tensor_bytes(weight) for weight in graph.graph.initializer)
 
 
-def is_large(graph: ModelProto) -> bool:
-    """Whether a graph cannot be given to a library as one message: it is too large, or has weights in side files."""
+def is_large(graph: ModelProto, growth: int = 1) -> bool:
+    """Whether a graph cannot be given to a library as one message: it is too large, or has weights in side files.
+
+    With `growth`, whether a graph with so many times the weights would be.
+    """
     external = any(weight.data_location == TensorProto.EXTERNAL for weight in graph.graph.initializer)
-    return external or weight_bytes(graph) > MAX_INLINE_BYTES
+    return external or growth * weight_bytes(graph) > MAX_INLINE_BYTES
 
 
 def is_big(weight: TensorProto) -> bool:
     """Whether a weight leaves the message of a large graph: it is in a side file, or has at least `SMALLEST` bytes."""
     external = weight.data_location == TensorProto.EXTERNAL
-    return external or (weight.data_type != TensorProto.STRING and tensor_bytes(weight) >= SMALLEST)
+    return external or (weight.data_type in side_files.ELEMENT_TYPES and tensor_bytes(weight) >= SMALLEST)
 
 
 def bare(graph: ModelProto) -> ModelProto:
     """The graph for shape inference: the same object, or a copy that names its large weights without their values."""
-    return _without_data(graph) if is_large(graph) else graph
+    return _without_data(graph, _nowhere) if is_large(graph) else graph
 
 
 def infer_shapes(graph: ModelProto, *, strict: bool = False) -> ModelProto:
@@ -78,12 +92,47 @@ def infer_shapes(graph: ModelProto, *, strict: bool = False) -> ModelProto:
     return onnx.shape_inference.infer_shapes(bare(graph), strict_mode=strict)
 
 
-def session_parts(graph: ModelProto) -> tuple[bytes, Mapping[str, Array]]:
-    """A graph as a message for ONNX Runtime, and the weights that must be passed beside it, by name."""
+def check(graph: ModelProto, *, full: bool = True) -> None:
+    """Checks a graph with the checker of onnx, which raises errors of its own; large weights are checked as inputs.
+
+    With `full`, types and shapes are inferred too.
+    """
+    if is_large(graph):
+        large = [weight for weight in graph.graph.initializer if is_big(weight)]
+        graph = _without_data(graph, lambda weight: None, frozenset(weight.name for weight in large))
+        graph.graph.input.extend(
+            helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in large
+        )
+    onnx.checker.check_model(graph, full_check=full)
+
+
+def session_parts(graph: ModelProto) -> SessionParts:
+    """A graph for ONNX Runtime: the same bytes as ever, or for a large graph what goes around them."""
     if not is_large(graph):
-        return graph.SerializeToString(), {}
-    weights = {weight.name: values(weight) for weight in graph.graph.initializer if is_big(weight)}
-    return serialise(_without_data(graph)), weights
+        return SessionParts(graph.SerializeToString(), {}, None)
+    stated = [weight for weight in graph.graph.initializer if weight.data_location == TensorProto.EXTERNAL]
+    folders = {Path(place(weight)[0]).parent for weight in stated}
+    folder = folders.pop() if len(folders) == 1 else None
+    arrays: dict[str, Array] = {}
+
+    def refer(weight: TensorProto) -> tuple[str, int] | None:
+        if folder and weight.data_location == TensorProto.EXTERNAL:
+            location, offset = place(weight)
+            return Path(location).name, offset
+        if weight.data_type not in side_files.ELEMENT_TYPES:
+            return None
+        arrays[weight.name] = values(weight)
+        return _nowhere(weight)
+
+    return SessionParts(serialise(_without_data(graph, refer)), arrays, folder)
+
+
+def renamed(weight: TensorProto, name: str) -> TensorProto:
+    """A copy of a weight under another name, wherever its values are."""
+    copy = TensorProto()
+    copy.CopyFrom(weight)
+    copy.name = name
+    return copy
 
 
 def raw(weight: TensorProto) -> memoryview:
@@ -122,31 +171,47 @@ def clear_reference(tensor: TensorProto) -> None:
 
 def inlined(graph: ModelProto) -> ModelProto:
     """The graph with all weights in it: the same object if it has no side files."""
-    if not any(weight.data_location == TensorProto.EXTERNAL for weight in graph.graph.initializer):
-        return graph
-    inlined = ModelProto()
-    inlined.CopyFrom(graph)
-    for weight in inlined.graph.initializer:
-        if weight.data_location == TensorProto.EXTERNAL:
-            content = bytes(raw(weight))
-            clear_reference(weight)
-            weight.raw_data = content
-    return inlined
+    external = any(weight.data_location == TensorProto.EXTERNAL for weight in graph.graph.initializer)
+    return _without_data(graph, lambda weight: None) if external else graph
 
 
-def _without_data(graph: ModelProto) -> ModelProto:
-    """A copy of a graph with its large weights as external data; never copies their values."""
-    skeleton = ModelProto()
-    _copy_fields(graph, skeleton, "graph")
-    _copy_fields(graph.graph, skeleton.graph, "initializer")
+def without_contents(graph: ModelProto) -> ModelProto:
+    """A copy of a graph without its nodes, weights and shapes, none of which is copied."""
+    copy = ModelProto()
+    _copy_fields(graph, copy, "graph")
+    _copy_fields(graph.graph, copy.graph, "node", "initializer", "value_info")
+    return copy
+
+
+def _nowhere(weight: TensorProto) -> tuple[str, int] | None:
+    """A place for a weight whose values come from elsewhere or are not needed."""
+    return "weights", 0
+
+
+def _without_data(
+    graph: ModelProto, refer: Callable[[TensorProto], tuple[str, int] | None], excluded: Collection[str] = ()
+) -> ModelProto:
+    """A copy of a graph without weights `excluded` and with its big weights at the places that `refer` gives.
+
+    A weight without a place has its values in the copy.
+    """
+    copy = ModelProto()
+    _copy_fields(graph, copy, "graph")
+    _copy_fields(graph.graph, copy.graph, "initializer")
     for weight in graph.graph.initializer:
-        stub = skeleton.graph.initializer.add()
-        if is_big(weight):
+        if weight.name in excluded:
+            continue
+        stub = copy.graph.initializer.add()
+        location = refer(weight) if is_big(weight) else None
+        if location is not None:
             _copy_fields(weight, stub, *VALUE_FIELDS)
-            set_reference(stub, "weights", 0)
+            set_reference(stub, *location)
+        elif weight.data_location == TensorProto.EXTERNAL:
+            _copy_fields(weight, stub, "external_data", "data_location")
+            stub.raw_data = bytes(raw(weight))
         else:
             stub.CopyFrom(weight)
-    return skeleton
+    return copy
 
 
 def _copy_fields(source: Message, target: Message, *excluded: str) -> None:

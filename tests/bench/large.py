@@ -1,0 +1,175 @@
+"""Exports a made-up model beyond 2 GB, packs it, pushes it to a registry, pulls and verifies it, and measures memory.
+
+    python -m tests.bench.large --layers 40 --width 4096 --out tests/bench/large.md
+
+Each step is a process of its own. Its memory is the largest sum over the process and its children that /proc reports,
+sampled: `resident` is the sum of proportional set sizes (PSS), which counts a page once whoever shares it, and
+`anonymous` its part that is not in a file. The model's weights are random, so it proves nothing about accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.transfer import servers
+
+ROOT = Path(__file__).parents[2]
+INTERVAL = 0.2  # seconds between samples
+
+MODEL = '''
+import torch
+from torch import Tensor, nn
+
+
+class Stack(nn.Module):
+    """Residual layers of one width: each adds a linear layer of its normalised input."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.head = nn.Linear(width, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(torch.relu(x))
+        return self.head(x)
+
+
+def stack() -> nn.Module:
+    return Stack(LAYERS, WIDTH)
+'''
+
+# The limit of one file can only be lowered in the process itself; no option does it.
+PROGRAM = """
+import sys
+from deploytool.rewrites.graph import weights
+weights.MAX_INLINE_BYTES = int(sys.argv.pop(1)) or weights.MAX_INLINE_BYTES
+from deploytool.__main__ import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its name, its duration in seconds, and the peaks of its memory in bytes."""
+
+    name: str
+    seconds: float
+    resident: float
+    anonymous: float
+
+
+def measure(name: str, command: list[str], folder: Path) -> Step:
+    """Runs a command in a folder and measures it; raises CalledProcessError if it fails."""
+    start = time.monotonic()
+    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        peaks, finished = [0.0, 0.0], threading.Event()
+
+        def sample() -> None:
+            while not finished.wait(INTERVAL):
+                sums = [sum(values) for values in zip(*map(memory, tree(process.pid)), strict=True)]
+                peaks[:] = [max(pair) for pair in zip(peaks, sums or [0.0, 0.0], strict=True)]
+
+        watcher = threading.Thread(target=sample)
+        watcher.start()
+        code = process.wait()
+        finished.set()
+        watcher.join()
+    step = Step(name, time.monotonic() - start, *peaks)
+    print(f"{name}: {step.seconds:.0f} s, {step.resident / 1e9:.2f} GB ({step.anonymous / 1e9:.2f})", flush=True)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return step
+
+
+def tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    processes = [root]
+    for process in processes:
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            try:
+                processes += map(int, children.read_text().split())
+            except OSError:
+                continue
+    return processes
+
+
+def memory(process: int) -> tuple[float, float]:
+    """The proportional set size of a process and its anonymous part in bytes; zeros if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0, 0.0
+    sizes = {line.split()[0]: float(line.split()[1]) * 1024 for line in lines[1:]}
+    return sizes.get("Pss:", 0.0), sizes.get("Pss_Anon:", 0.0)
+
+
+def steps(folder: Path, arguments: argparse.Namespace) -> list[Step]:
+    """Runs the whole way, from the model to the verified bundle."""
+    model = MODEL.replace("LAYERS", str(arguments.layers)).replace("WIDTH", str(arguments.width))
+    (folder / "stack.py").write_text(model)
+    deploytool = [sys.executable, "-c", PROGRAM, str(arguments.limit)]
+    export = ["export", "stack.py:stack", "--input", f"x={arguments.width}", "--quick", "--pack", "--out", "run"]
+    done = [measure("export", [*deploytool, *export, *arguments.options.split()], folder)]
+    report(folder / "run")
+    with servers.registry(folder) as running:
+        address = f"oci://127.0.0.1:{running.port}/stack:1"
+        done.append(measure("push", [*deploytool, "push", "run/pack/bundle", address, "--plain-http"], folder))
+        shutil.rmtree(folder / "run")
+        done.append(measure("pull", [*deploytool, "pull", address, "--out", "bundle", "--plain-http"], folder))
+    shutil.rmtree(folder / "storage")
+    done.append(measure("verify", [*deploytool, "verify", "bundle"], folder))
+    return done
+
+
+def report(run: Path) -> None:
+    """Prints the sizes of the files of a run."""
+    for path in sorted(run.rglob("*")):
+        if path.is_file() and path.stat().st_size > 1 << 20:
+            print(f"  {path.relative_to(run)} {path.stat().st_size / 1e9:.2f} GB")
+
+
+def table(done: list[Step], weights: float) -> str:
+    """The results as Markdown."""
+    rows = [
+        f"| {step.name} | {step.seconds:.0f} s | {step.resident / 1e9:.1f} GB | {step.anonymous / 1e9:.1f} GB "
+        f"| {step.resident / weights:.1f} × |"
+        for step in done
+    ]
+    heading = "| step | time | peak memory | of it not in files | per byte of weights |\n|---|---|---|---|---|"
+    return "\n".join([heading, *rows, ""])
+
+
+def main() -> None:
+    """Measures, prints the table, and writes it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument(
+        "--limit", type=int, default=0, help="bytes beyond which weights go to a side file; 0: the usual"
+    )
+    parser.add_argument("--options", default="", help="more options of the export")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    weights = 4.0 * arguments.layers * arguments.width**2
+    with tempfile.TemporaryDirectory(prefix="large-") as folder:
+        done = steps(Path(folder), arguments)
+    where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors"
+    text = f"{weights / 1e9:.2f} GB of weights, on {where}\n\n{table(done, weights)}"
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
