@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import onnx
 
 from deploytool.faults.kinds import attention
 from deploytool.faults.kinds.attention import Mask
 from deploytool.faults.kinds.families import Fault
-from deploytool.faults.kinds.graph import FaultGraph
+from deploytool.faults.kinds.graph import FaultGraph, attribute, set_attribute
+
+_MASK = 3  # the input of the operator for attention that is its mask
 
 
 def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
@@ -18,6 +21,7 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     candidates = [_fault(mask.step.output, [mask]) for mask in masks]
     if len(masks) > 1:
         candidates.append(_fault("all masks", masks))
+    candidates += [_of_operator(node) for node in graph.nodes("Attention") if _is_masked(node)]
     yield from rng.permutation(np.array(candidates, object)) if candidates else ()
 
 
@@ -27,3 +31,21 @@ def _fault(place: str, masks: Sequence[Mask]) -> Fault:
             faulty.replace(mask.step.output, "Identity", mask.step.source)
 
     return Fault(place, plant)
+
+
+def _is_masked(node: onnx.NodeProto) -> bool:
+    causal = attribute(node, "is_causal")
+    return (len(node.input) > _MASK and bool(node.input[_MASK])) or (causal is not None and bool(causal.i))
+
+
+def _of_operator(node: onnx.NodeProto) -> Fault:
+    output = node.output[0]
+
+    def plant(faulty: FaultGraph) -> None:
+        changed = faulty.producer(output)
+        assert changed is not None
+        set_attribute(changed, "is_causal", 0)
+        if len(changed.input) > _MASK:
+            changed.input[_MASK] = ""
+
+    return Fault(output, plant)

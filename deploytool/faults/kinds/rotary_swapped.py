@@ -30,6 +30,7 @@ def faults(graph: FaultGraph, rng: np.random.Generator) -> Iterator[Fault]:
     rotations = [found for node in graph.nodes("Add") if (found := _rotation(graph, node)) is not None]
     sets = [[rotation] for rotation in rotations] + ([rotations] if len(rotations) > 1 else [])
     candidates = [fault for each in sets for fault in (_swapped(each), _turned(each))]
+    candidates += [_of_operator(node) for node in graph.nodes("RotaryEmbedding")]
     yield from rng.permutation(np.array(candidates, object)) if candidates else ()
 
 
@@ -91,3 +92,14 @@ def _turned(rotations: Sequence[Rotation]) -> Fault:
 
 def _names(rotations: Sequence[Rotation]) -> str:
     return ", ".join(each.second for each in rotations)
+
+
+def _of_operator(node: onnx.NodeProto) -> Fault:
+    output = node.output[0]
+
+    def plant(faulty: FaultGraph) -> None:
+        changed = faulty.producer(output)
+        assert changed is not None
+        changed.input[1], changed.input[2] = changed.input[2], changed.input[1]
+
+    return Fault(f"cosine and sine of {output}", plant)

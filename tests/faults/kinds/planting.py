@@ -17,9 +17,9 @@ from deploytool.faults.kinds.graph import FaultGraph
 from tests.conftest import TINY
 
 
-def graph_of(signature: str, nodes: str, weights: Mapping[str, object]) -> FaultGraph:
+def graph_of(signature: str, nodes: str, weights: Mapping[str, object], *, opset: int = 20) -> FaultGraph:
     """A graph from onnx.parser's text; `weights` are numbers and arrays, in FP32 unless they are whole."""
-    text = f'<ir_version: 10, opset_import: ["" : 20]> g {signature} {{ {nodes} }}'
+    text = f'<ir_version: 11, opset_import: ["" : {opset}]> g {signature} {{ {nodes} }}'
     model = onnx.parser.parse_model(text)
     for name, value in weights.items():
         array = np.asarray(value)

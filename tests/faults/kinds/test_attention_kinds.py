@@ -177,3 +177,29 @@ def test_the_last_key_is_lost() -> None:
     keys[:, :, -1], values[:, :, -1] = K[:, :, -2], V[:, :, -2]
     got = answer(graph, inputs(graph), the_fault(graph, "token_dropped", "last key"))
     np.testing.assert_allclose(got, attend(Q @ keys.transpose(0, 1, 3, 2) * SCALE, values), atol=1e-5)
+
+
+@pytest.mark.parametrize("attributes", ["", ", scale=0.25"])
+def test_the_scale_of_the_operator(attributes: str) -> None:
+    graph = operator(attributes)
+    own = 0.25 if attributes else SCALE
+    assert len(faults_of(graph, "attention_scale")) == 3
+    got = answer(graph, inputs(graph), the_fault(graph, "attention_scale", "o", size=WIDTH**-0.5))
+    np.testing.assert_allclose(got, attend(scores(own * WIDTH**-0.5)), atol=1e-5)
+
+
+def test_the_mask_of_the_operator() -> None:
+    assert faults_of(operator(""), "mask_dropped") == []
+    causal_graph, masked = operator(", is_causal=1"), operator("", f", bool[{TOKENS},{TOKENS}] seen", ", seen")
+    arrays = {"q": Q, "k": K, "v": V}
+    for graph, given in ((causal_graph, arrays), (masked, {**arrays, "seen": ~LATER})):
+        np.testing.assert_allclose(answer(graph, given), attend(np.where(LATER, -1e9, scores())), atol=1e-5)
+        (fault,) = faults_of(graph, "mask_dropped")
+        np.testing.assert_allclose(answer(graph, given, fault), attend(scores()), atol=1e-5)
+
+
+def operator(attributes: str, mask_input: str = "", mask: str = "") -> FaultGraph:
+    """The operator of opset 23."""
+    merge = "t = Transpose<perm=[0,2,1,3]>(o) y = Reshape(t, merged)"
+    nodes = f"o = Attention<softmax_precision=1{attributes}>(q, k, v{mask}) {merge}"
+    return graph_of(SIGNATURE.format(mask_input), nodes, WEIGHTS, opset=23)

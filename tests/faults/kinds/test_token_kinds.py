@@ -178,3 +178,15 @@ def test_rotary_positions_swapped_and_turned_the_wrong_way(form: str) -> None:
 def test_other_sums_of_products_are_no_rotation() -> None:
     graph = graph_of(TOKENS, "p = Mul(x, a) q = Mul(x, b) y = Add(p, q)", {"a": TABLE[:5], "b": TABLE[1:6]})
     assert faults_of(graph, "rotary_swapped") == []
+
+
+def test_cosine_and_sine_of_the_operator_are_swapped() -> None:
+    """RotaryEmbedding of opset 23, which has one table column for each pair."""
+    cosines, sines = np.cos(ANGLES[:, :3]), np.sin(ANGLES[:, :3])
+    nodes = "u = Unsqueeze(x, one) r = RotaryEmbedding(u, cosines, sines, places) y = Squeeze(r, one)"
+    weights = {"cosines": cosines, "sines": sines, "one": np.array([1]), "places": np.tile(np.arange(5), (3, 1))}
+    graph = graph_of(TOKENS, nodes, weights, opset=23)
+    cosines, sines = np.cos(ANGLES), np.sin(ANGLES)
+    np.testing.assert_allclose(answer(graph, {"x": X}), X * cosines + ROTATED * sines, atol=1e-5)
+    (fault,) = faults_of(graph, "rotary_swapped")
+    np.testing.assert_allclose(answer(graph, {"x": X}, fault), X * sines + ROTATED * cosines, atol=1e-5)
