@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SINGLE = f"{Stage.REWRITE}/{Kind.GRAPH.value}"  # the FP32 graph
 _NEXT = {
-    Stage.EXPORT: "try the other --exporter, or rewrite that layer",
+    Stage.EXPORT: "try the other --exporter, or rewrite that layer; report it with the file if that was given",
     Stage.SIMPLIFY: f"deploy {Stage.EXPORT}/{Kind.GRAPH.value}, and report both graphs to onnxsim",
     Stage.REWRITE: f"export again with --rewrite original, and report {Stage.SIMPLIFY}/{Kind.GRAPH.value}",
     Stage.FP16: f"export again with {verdict.KEEP_FP32_OPTION}, or deploy {_SINGLE}",

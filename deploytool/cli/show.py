@@ -12,11 +12,11 @@ from deploytool.cli import completion, params, summary
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
-from deploytool.loading import catalog
+from deploytool.loading import catalog, factory
 from deploytool.results import receipt, report
 from deploytool.results.artifact import Kind
 from deploytool.results.receipt import Receipt
-from deploytool.spec import Model, Stage
+from deploytool.spec import Model, SourceKind, Stage
 
 _MAX_NOTE = 400  # characters of a note in the table
 
@@ -29,7 +29,7 @@ def show(
         str,
         typer.Argument(
             metavar="RUN|FILE|MODEL",
-            help="The folder of a run, a file in it, or with --cost a model.",
+            help="The folder of a run, a file in it, an ONNX file, or with --cost a model.",
             autocompletion=completion.path_or_model,
         ),
     ],
@@ -41,7 +41,7 @@ def show(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --cost: argument of the factory, as in export.")
     ] = None,
 ) -> Outcome:
-    """Shows the report of a run, the origin of one of its artifacts, or the cost of a model's layers.
+    """Shows the report of a run, the origin of one of its artifacts, an ONNX file, or the cost of a model's layers.
 
     Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
     """
@@ -51,7 +51,8 @@ def show(
         return _cost(model, shlex.join([what, *(word for option in options for word in option)]))
     path = Path(what)
     if path.is_file():
-        return _artifact(path)
+        is_given = factory.kind(what) is SourceKind.GRAPH and not (path.parent / receipt.FILE).is_file()
+        return _given(catalog.find(what, params.tensors(input_ or ()))) if is_given else _artifact(path)
     from deploytool.pipeline import runner  # imports numpy
 
     stages = runner.stage_directories(path)
@@ -67,6 +68,26 @@ def show(
     summary.show(console, result, path)
     packed = [folder for folder, entry in stages if folder.name == Stage.PACK and receipt.matches(folder, entry)]
     return summary.outcome(document, result, path, bundle=packed[0] / "bundle" if packed else None)
+
+
+def _given(model: Model) -> Outcome:
+    """Prints what an ONNX file takes and returns, and what an export needs to know about it."""
+    assert model.given is not None
+    rows = [
+        (tensor.name, place.name, "×".join(map(str, tensor.shape)), tensor.dtype)
+        for place, tensor in zip(model.given.inputs, model.inputs, strict=True)
+    ]
+    console = cli_console.stdout_console()
+    cli_console.table(console, f"Inputs of {model.factory}", ("input", "in the file", "~shape", "type"), rows)
+    batch = "any" if model.given.batch is None else model.given.batch
+    half = ", computes in FP16" if model.given.half else ""
+    outputs = ", ".join(place.name for place in model.given.outputs)
+    line = f"opset {model.given.opset}, batch {batch}{half}; outputs: {outputs}"
+    open_sizes = {size for tensor in model.inputs for size in tensor.shape[1:] if isinstance(size, str)}
+    sizes = [word for size in sorted(open_sizes) for word in ("--size", f"{size}=SMALLEST:TYPICAL:LARGEST")]
+    command = shlex.join(["deploytool", "export", model.factory, *sizes])
+    cli_console.say(console, line)
+    return Outcome({"model": model}, line, next=command)
 
 
 def _cost(model: Model, command: str) -> Outcome:

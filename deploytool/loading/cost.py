@@ -1,4 +1,4 @@
-"""Counts the parameters and multiply-accumulates of each layer, on torch's meta device."""
+"""Counts the parameters and multiply-accumulates of each layer: on torch's meta device, or from a graph's shapes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from deploytool.errors import StageFailed
 from deploytool.loading import factory
+from deploytool.loading.graph import layers
+from deploytool.loading.graph.layers import Layer
 from deploytool.spec import Model
 
 
@@ -34,8 +36,11 @@ class Cost:
 def costs(model: Model) -> tuple[Cost, ...]:
     """The cost of each convolution and fully connected layer in execution order; dynamic sizes count as 1.
 
-    Raises StageFailed if the model does not run on torch's meta device.
+    Raises StageFailed if the model does not run on torch's meta device, BadInput if the shapes of a given graph cannot
+    be inferred.
     """
+    if model.given is not None:
+        return tuple(_of_node(layer) for layer in layers.find(model))
     with torch.device("meta"):
         module: nn.Module = factory.resolve(model.factory)(**model.options).eval()
         shapes = [[size if isinstance(size, int) else 1 for size in tensor.shape] for tensor in model.inputs]
@@ -54,6 +59,17 @@ def costs(model: Model) -> tuple[Cost, ...]:
     for hook in hooks:
         hook.remove()
     return tuple(layer_costs)
+
+
+def _of_node(layer: Layer) -> Cost:
+    """The cost of a node of a given graph."""
+    if layer.operator not in ("Conv", "ConvTranspose"):
+        return Cost(layer.name, "fully connected", layer.output, 1, 1, layer.parameters, layer.macs)
+    channels, kernel = layer.weight[0 if layer.operator == "ConvTranspose" else 1], layer.weight[2:]
+    is_depthwise = layer.groups > 1 and (channels == 1 if layer.operator == "Conv" else channels == layer.groups)
+    shape = "pointwise" if set(kernel) == {1} else "convolution"
+    kind = "depthwise" if is_depthwise else f"{'grouped ' if layer.groups > 1 else ''}{shape}"
+    return Cost(layer.name, kind, layer.output, max(kernel, default=1), layer.groups, layer.parameters, layer.macs)
 
 
 def _cost(name: str, layer: nn.Module, output: Tensor) -> Cost:
