@@ -13,7 +13,7 @@ from deploytool.backends.session import load_backend
 from deploytool.data.golden import Golden
 from deploytool.errors import StageFailed
 from deploytool.exporters import floor
-from deploytool.host import workers
+from deploytool.host import exception_text, workers
 from deploytool.host.process import run_limited
 from deploytool.loading.graph import adapter, source
 from deploytool.loading.source_model import SourceModel
@@ -69,7 +69,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     elif before != job.options.opset:
         graph, remarks = _converted(graph, task, references)
     graph = floor.fit(graph, job.options.floor)
-    weights.check(graph, full=False)
+    _check_validity(graph, task)
     storage.save(graph, out)
     with load_backend(job.options.runner).start(out) as session:
         error = _check(session, references, task, "the graph")
@@ -82,6 +82,15 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "floor": dict(job.options.floor),
         "remarks": remarks,
     }
+
+
+def _check_validity(graph: onnx.ModelProto, task: _Task) -> None:
+    """Raises StageFailed for a graph that onnx's checker refuses, though ONNX Runtime runs the file."""
+    try:
+        weights.check(graph, full=False)
+    except onnx.checker.ValidationError as error:
+        problem = f"the graph of {task.model.factory} is not valid: {exception_text.one_line(error)}"
+        raise StageFailed(problem, "check the file with onnx.checker.check_model, and export it again") from error
 
 
 def _graph(model: Model) -> onnx.ModelProto:

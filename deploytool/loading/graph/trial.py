@@ -39,7 +39,7 @@ class Answer:
 def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[Answer]]:
     """The outputs of the file, in its order, for each batch of the model's inputs.
 
-    Raises BadInput if the checker of onnx or ONNX Runtime refuses the file, crashes on it, or does not end.
+    Raises BadInput if ONNX Runtime refuses the file, crashes on it, or does not end.
     """
     path = Path(model.factory).resolve()
     with scratch.folder() as folder:
@@ -67,9 +67,6 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
 
 def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) -> BadInput:
     """The error for a file that cannot be loaded, or that fails on the inputs that were drawn for it."""
-    _, is_invalid, reason = line.partition(trial_worker.INVALID)
-    if is_invalid:
-        return BadInput(f"{model.factory} is not a valid graph: {exception_text.clean(reason)}", _ONLY_STANDARD)
     _, fails_on_inputs, reason = line.partition(trial_worker.RUNNING)
     if not fails_on_inputs:
         return BadInput(f"ONNX Runtime cannot load {model.factory}: {_reason(line)}", _ONLY_STANDARD)

@@ -1,4 +1,4 @@
-"""Checks and runs a given graph in a child process, which a hostile file can crash or keep busy."""
+"""Runs a given graph with ONNX Runtime in a child process, which a hostile file can crash or keep busy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 _FATAL = 4  # log severity
-INVALID = "not valid: "  # before the message of the checker of onnx
 RUNNING = "on these inputs: "  # before the message of an error that the inputs cause, and not the file
 
 
@@ -18,14 +17,9 @@ def main() -> None:
     result.
     """
     import numpy as np
-    import onnx
     import onnxruntime as ort
 
     path, files, result = json.loads(sys.stdin.readline())
-    try:
-        onnx.checker.check_model(path)
-    except onnx.checker.ValidationError as error:
-        raise ValueError(INVALID + " ".join(str(error).split())) from None
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
