@@ -34,6 +34,7 @@ from deploytool.data import golden, images
 from deploytool.data.golden import Golden
 from deploytool.errors import ParityFailed, StageFailed
 from deploytool.host import disk, machine, side_files
+from deploytool.loading.hub import doors
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
@@ -261,17 +262,24 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
 
 def _provenance(inputs: StageInputs, result: Report, model: Model) -> Provenance:
     """The origin of the bundle, without paths of this machine and without anything that differs between equal runs."""
-    path, colon, function = model.factory.rpartition(":") if model.given is None else (model.factory, "", "")
     kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
     exported = [graph.notes for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT]
     return Provenance(
-        factory=f"{Path(path).name}{colon}{function}",
+        factory=_public_reference(model),
         arguments=model.options,
         weights=inputs.latest(Kind.WEIGHTS).digest,
         artifacts={artifact.made_by: artifact.digest for artifact in inputs.artifacts if artifact.kind in kinds},
         versions=result.versions,
         choices={name: str(notes[name]) for notes in exported for name in ("exporter", "opset")},
     )
+
+
+def _public_reference(model: Model) -> str:
+    """The factory without the folders of this machine; a model in the cache of a hub keeps its name there."""
+    if doors.is_hub(model.factory):
+        return doors.public_reference(model.factory)
+    path, colon, function = model.factory.rpartition(":") if model.given is None else (model.factory, "", "")
+    return f"{Path(path).name}{colon}{function}"
 
 
 def _role(path: str) -> Role:

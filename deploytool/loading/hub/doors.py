@@ -88,6 +88,17 @@ def model_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rstrip("/").rpartition("/")[2]).strip("._")[:_MAX_NAME] or "model"
 
 
+def is_path(name: str) -> bool:
+    """Whether the name of a model is that of a folder."""
+    return name.startswith((".", "/", "~"))
+
+
+def public_reference(reference: str) -> str:
+    """The reference without the folders above a folder that it names."""
+    prefix, _, name = reference.partition(":")
+    return f"{prefix}:{model_name(str(Path(name).resolve()))}" if is_path(name) else reference
+
+
 def check_arguments(reference: str, arguments: Mapping[str, Option], known: Mapping[str, str]) -> None:
     """Raises BadInput for an argument that is not one of `known` (name: what it is)."""
     unknown = next((name for name in arguments if name not in known), None)

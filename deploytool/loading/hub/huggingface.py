@@ -48,7 +48,7 @@ def describe(name: str, arguments: Mapping[str, Option], *, trust_code: bool) ->
     images = any(tensor.name == "pixel_values" for tensor in found)
     processor = described.processor if images else {}
     return Model(
-        doors.model_name(str(_folder(name).resolve()) if _is_path(name) else name),
+        doors.model_name(str(_folder(name).resolve()) if doors.is_path(name) else name),
         f"hf:{name}",
         options=options,
         inputs=found,
@@ -98,7 +98,7 @@ def files(name: str) -> tuple[Path, ...]:
 
 def folder(name: str) -> Path:
     """The folder of these files."""
-    return _folder(name)
+    return _folder(name).resolve()
 
 
 def _loaded(
@@ -124,13 +124,9 @@ def _loaded(
     return module, chosen, sorted(info["missing_keys"])
 
 
-def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~"))
-
-
 def _folder(name: str) -> Path:
     """The folder of a model: the one named, or its snapshot in the cache; raises BadInput if there is none."""
-    if _is_path(name):
+    if doors.is_path(name):
         path = Path(name).expanduser()
         if not (path / _CONFIG).is_file():
             raise BadInput(f"{path} is no model of transformers: it has no {_CONFIG}", "save it: save_pretrained()")

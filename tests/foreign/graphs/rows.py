@@ -123,7 +123,7 @@ CARRIED = (
     _carried(
         "rapidocr classifier",
         "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-        *("--input", "x=3x48x192"),
+        *("--input", "x=3x48x192", "--mean", "0.5", "--std", "0.5"),
     ),
     _carried("rapidocr detector", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "--input", "x=3x96x96"),
     _carried("rapidocr recogniser", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "--input", "x=3x48x160"),

@@ -9,14 +9,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
+import deploytool
 from deploytool.errors import BadInput, MissingBackend
 from deploytool.loading import catalog, factory
 from deploytool.loading.hub import doors
 from deploytool.loading.module import build
+from deploytool.pipeline import runner
 from deploytool.spec import Range
 
 CONFIG = {"model_type": "tiny", "architectures": ["TinyModel"], "vocab_size": 20, "max_position_embeddings": 16}
@@ -210,3 +213,36 @@ def test_without_the_library_the_extra_is_named(reference: str, monkeypatch: pyt
     with pytest.raises(MissingBackend, match=r"transformers|timm") as refused:
         catalog.find(reference)
     assert refused.value.remedy == "pip install 'deploytool[hub]'"
+
+
+@pytest.mark.parametrize(
+    ("reference", "public"),
+    [
+        ("hf:org/name", "hf:org/name"),
+        ("timm:resnet18.tag", "timm:resnet18.tag"),
+        ("hf:/home/me/my model", "hf:my_model"),
+    ],
+)
+def test_a_bundle_names_no_folder_of_this_machine(reference: str, public: str) -> None:
+    assert doors.public_reference(reference) == public
+
+
+@pytest.mark.integration
+def test_a_folder_is_exported_and_a_change_in_it_is_noticed(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("run")
+    run = deploytool.export(f"hf:{folder}", quick=True, to="onnx", out=home).check()
+    assert run.onnx is not None
+    assert [value.name for value in onnx.load(run.onnx).graph.input] == ["input_ids", "attention_mask"]
+    runner.check_source(home)
+    again = deploytool.export(f"hf:{folder}", quick=True, to="onnx", out=home)
+    assert not any(artifact.fresh for artifact in again.artifacts)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "max_position_embeddings": 12}))
+    with pytest.raises(BadInput, match=r"config\.json has changed since"):
+        runner.check_source(home)
+    changed = deploytool.export(f"hf:{folder}", quick=True, to="onnx", out=home)
+    assert all(artifact.fresh for artifact in changed.artifacts)
+    (folder / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(BadInput, match=r"model\.safetensors has changed since"):
+        runner.check_source(home)
