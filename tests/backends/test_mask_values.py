@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime as ort
 import pytest
 import torch
@@ -113,6 +114,22 @@ def test_only_scores_with_one_absorbing_mask_get_a_lower_limit(name: str, limite
     assert sum(node.op_type == "Max" for node in half.graph.node) == limited
     (emulated,) = fp16_emulation.run_with_range(half, inputs)[0].values()
     assert np.abs(emulated - reference).max() < 5e-3 * np.abs(reference).max()
+
+
+def test_the_mask_of_an_attention_operator_is_not_overflow() -> None:
+    single = onnx.parser.parse_model("""<ir_version: 11, opset_import: ["" : 23]>
+        attended (float[batch,1,4,8] x) => (float[batch,1,4,8] y)
+        <float none = {0.0}, float lowest = {-3.4028234663852886e38},
+         bool[4,4] seen = {1,0,0,0, 1,1,0,0, 1,1,1,0, 1,1,1,1}>
+        { mask = Where(seen, none, lowest)  y = Attention(x, x, x, mask) }""")
+    inputs = {"x": np.random.default_rng(0).normal(size=(2, 1, 4, 8)).astype(np.float32)}
+    converted = fp16.convert(single, keep_io=True)
+    outputs, largest = fp16_emulation.run_with_range(converted.half, inputs)
+    reference = ort.InferenceSession(single.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[
+        0
+    ]
+    assert largest < 10
+    assert np.abs(outputs["y"] - reference).max() < 3e-3 * np.abs(reference).max()
 
 
 @pytest.mark.parametrize(
