@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-all lint bench bench-rewrites power foreign foreign-models floor reliability fuzz digits clean
+.PHONY: demo test test-fast test-all lint bench bench-rewrites large power foreign foreign-models floor reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -73,6 +73,9 @@ reliability: .venv/ready
 
 fuzz: .venv/ready # FUZZ passes options, such as FUZZ='--graphs 100 --seed 3 --state DIR' (DIR: results, for resuming)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(FUZZ)
+
+large: .venv/ready # 20 GB of memory and of disk; LARGE passes options, such as LARGE='--layers 4 --limit 40000000'
+	$(BIN)/python -m tests.bench.large $(LARGE)
 
 digits: .venv/ready
 	$(BIN)/python tests/bench/digits.py
