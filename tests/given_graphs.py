@@ -121,3 +121,60 @@ selection (float[1,6,4] boxes, float[1,2,6] scores) => (float[1,6,4] moved, int6
 def selection() -> onnx.ModelProto:
     """A detection head: how many boxes it keeps depends on the data."""
     return model(SELECTION, {})
+
+
+QUANTISED = """<ir_version: 8, opset_import: ["": 18]>
+quantised (float[batch,8] x) => (float[batch,4] y) {
+  q = QuantizeLinear(x, step, zero)
+  d = DequantizeLinear(q, step, zero)
+  w = DequantizeLinear(table, scale)
+  h = MatMul(d, w)
+  y = Relu(h)
+}"""
+
+RECURRENT = """<ir_version: 8, opset_import: ["": 18]>
+recurrent (float[batch,6,4] x) => (float[batch,5] last) {
+  t = Transpose<perm=[1,0,2]>(x)
+  y, h, c = LSTM<hidden_size=5>(t, w, r, b)
+  axis = Constant<value_ints=[0]>()
+  last = Squeeze(h, axis)
+}"""
+
+CHOICE = """<ir_version: 8, opset_import: ["": 18]>
+choice (float[batch,4] x, bool flag) => (float[batch,4] y) {
+  y = If(flag) <then_branch = t () => (float[batch,4] a) { a = Mul(x, two) },
+                else_branch = e () => (float[batch,4] b) { b = Sigmoid(x) }>
+}"""
+
+REPEAT = """<ir_version: 8, opset_import: ["": 18]>
+repeat (float[batch,4] x) => (float[batch,4] y) {
+  n = Constant<value_int=3>()
+  yes = Cast<to=9>(n)
+  y = Loop(n, yes, x) <body = b (int64 i, bool go, float[batch,4] a) => (bool on, float[batch,4] o) {
+    on = Identity(go)
+    s = Mul(a, half)
+    o = Tanh(s)
+  }>
+}"""
+
+
+def quantised() -> onnx.ModelProto:
+    """A matrix product in QDQ form."""
+    table = np.random.default_rng(0).integers(-127, 127, (8, 4)).astype(np.int8)
+    steps = {"step": np.float32(0.05), "zero": np.int8(0), "table": table, "scale": np.float32(0.01)}
+    return model(QUANTISED, {name: np.asarray(array) for name, array in steps.items()})
+
+
+def recurrent() -> onnx.ModelProto:
+    """The last state of an LSTM."""
+    return model(RECURRENT, weights(w=(1, 20, 4), r=(1, 20, 5), b=(1, 40)))
+
+
+def choice() -> onnx.ModelProto:
+    """An If on an input."""
+    return model(CHOICE, {"two": np.array(2, np.float32)})
+
+
+def repeat() -> onnx.ModelProto:
+    """A Loop of three turns."""
+    return model(REPEAT, {"half": np.array(0.5, np.float32)})

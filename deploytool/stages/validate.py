@@ -140,6 +140,7 @@ def _fp16_range(inputs: StageInputs, sample: Golden) -> Fp16Range | None:
     graph = inputs.latest(Kind.GRAPH)
     if graph.made_by.precision is Precision.FP32:
         return None
-    return verdict.fp16_range(
-        fp16_emulation.node_ranges(graph.path, sample.inputs), serde.decode(Weights, graph.notes["weights"])
-    )
+    ranges = fp16_emulation.node_ranges(graph.path, sample.inputs)
+    if not ranges:
+        return None  # no node of the main graph computes in FP16, as where all are inside an If
+    return verdict.fp16_range(ranges, serde.decode(Weights, graph.notes["weights"]))
