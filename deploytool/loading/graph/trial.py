@@ -21,7 +21,7 @@ from deploytool.spec import Model
 _WORKER = "deploytool.loading.graph.trial_worker"
 _SECONDS = 300.0  # for all runs together
 _MAX_RESULT_BYTES = 1 << 24
-_LIBRARY = re.compile(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_LIBRARY = re.compile(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _SIGNATURE = re.compile(r"(?:/\S+\.(?:cc|h|cpp):\d+ (?:\S+ )?)?\S*onnxruntime::.*?\) ")  # of a C++ function
 _FILE = re.compile(r"Load model from .* failed:\s*")
