@@ -247,6 +247,15 @@ def test_a_node_that_cannot_be_computed_is_named(node: onnx.NodeProto, message: 
         GraphModule(graph([node], [value("x", [4])], [value("y", [4])]))
 
 
+def test_a_dropout_in_training_is_refused_and_one_in_evaluation_is_not() -> None:
+    node = helper.make_node("Dropout", ["x", "ratio", "training"], ["y"], "drop")
+    inputs, constants = [value("x", [4])], {"ratio": np.array(0.5, "f"), "training": np.array(True)}
+    with pytest.raises(StageFailed, match=r"drop \(Dropout\) drops random elements"):
+        GraphModule(graph([node], inputs, [value("y", [4])], constants))(torch.ones(4))
+    constants["training"] = np.array(False)
+    assert GraphModule(graph([node], inputs, [value("y", [4])], constants))(torch.ones(4))["y"].tolist() == [1] * 4
+
+
 def test_a_node_that_fails_is_named_with_the_shapes_of_its_inputs() -> None:
     nodes = [helper.make_node("MatMul", ["x", "x"], ["y"], "product")]
     module = GraphModule(graph(nodes, [value("x", ["a", "b"])], [value("y", ["a", "b"])]))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from deploytool.errors import StageFailed
 from deploytool.loading.graph import element_types
 from deploytool.loading.graph.op import Op, Operator
 
@@ -96,7 +97,8 @@ def _identity(op: Op, x: Any) -> Any:
 def _dropout(op: Op, x: torch.Tensor, ratio: Any = None, training: torch.Tensor | None = None) -> Any:
     """In evaluation nothing is dropped."""
     if training is not None and bool(training) and (ratio is None or float(ratio) > 0):
-        raise ValueError("it drops random elements: training_mode is true")
+        problem = f"the node {op.label} drops random elements, so that no two runs of the graph agree"
+        raise StageFailed(problem, "export the model in evaluation mode: model.eval()")
     return x if len(op.node.output) == 1 else (x, torch.ones_like(x, dtype=torch.bool))
 
 
