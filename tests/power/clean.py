@@ -58,7 +58,7 @@ class Judgement:
 
 def model_job(names: Sequence[str], number: int) -> Job:
     """These models in turn; the exporter changes after each pass, and with each model."""
-    exporter = ("torchscript", "dynamo")[(number + number // len(names)) % 2]
+    exporter = ("torchscript", "dynamo")[(number % len(names) + number // len(names)) % 2]
     return Job(small(names[number % len(names)], 1000 + number), Options(seed=1000 + number, exporter=exporter))
 
 

@@ -21,8 +21,8 @@ def test_results_are_read_back_without_a_line_that_was_cut_off(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
-def test_every_model_is_checked_with_both_exporters(number: int) -> None:
-    names = ("vit", "bert")
+@pytest.mark.parametrize("names", [("vit", "bert"), ("vit", "bert", "swin")])
+def test_every_model_is_checked_with_both_exporters(names: tuple[str, ...], number: int) -> None:
     jobs = [clean.model_job(names, number), clean.model_job(names, number + len(names))]
     assert {job.options.exporter for job in jobs} == {"torchscript", "dynamo"}
     assert len({job.model.name for job in jobs}) == 1
