@@ -25,7 +25,7 @@ class Row:
     `expected` is a part of the message where a refusal is right, empty where the graph must pass. `create` are the
     arguments of timm.create_model; `maker` names the function that makes the files, or the file in a package. `axes`
     are the axes of the batch in the inputs and outputs of a given graph where it is not the first, -1 for none;
-    `values` are the values of inputs that are no tokens, masks or noise.
+    `values` are the values of inputs that are no tokens, masks or noise. `batch` is empty where the file fixes it.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Row:
     expected: str = ""
     axes: tuple[tuple[str, int], ...] = ()
     values: tuple[tuple[str, int], ...] = ()
+    batch: str = "1:2:4"
 
 
 def _timm(name: str, side: int, **create: int) -> Row:
@@ -110,12 +111,16 @@ def _carried(
     *arguments: str,
     axes: tuple[tuple[str, int], ...] = (),
     values: tuple[tuple[str, int], ...] = (),
+    batch: str = Row.batch,
 ) -> Row:
-    return Row(name, Origin.CARRIED, "{made}/model.onnx", arguments, file, axes=axes, values=values)
+    return Row(name, Origin.CARRIED, "{made}/model.onnx", arguments, file, axes=axes, values=values, batch=batch)
 
 
-def _hostile(name: str, maker: str, *arguments: str, expected: str = "", axes: tuple[tuple[str, int], ...] = ()) -> Row:
-    return Row(name, Origin.HOSTILE, "{made}/model.onnx", arguments, maker, expected=expected, axes=axes)
+def _hostile(
+    name: str, maker: str, expected: str = "", axes: tuple[tuple[str, int], ...] = (), batch: str = Row.batch
+) -> Row:
+    model = "{made}/model.onnx"
+    return Row(name, Origin.HOSTILE, model, maker=maker, expected=expected, axes=axes, batch=batch)
 
 
 CARRIED = (
@@ -133,17 +138,21 @@ CARRIED = (
         *("--size", "sequence=576"),
         axes=(("state", 1), ("stateN", 1), ("sr", -1)),
         values=(("sr", 16000),),
+        batch="",
     ),
     _carried(
-        "silero-vad sequence", "silero_vad/data/silero_vad_16k_sequence.onnx", axes=(("h", 1), ("c", 1), ("hn", 1))
+        "silero-vad sequence",
+        "silero_vad/data/silero_vad_16k_sequence.onnx",
+        axes=(("h", 1), ("c", 1), ("hn", 1)),
+        batch="",
     ),
-    _carried("ddddocr", "ddddocr/common_old.onnx", "--size", "image_width=128"),
+    _carried("ddddocr", "ddddocr/common_old.onnx", "--size", "image_width=128", batch=""),
     _carried("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
 )
 HOSTILE = (
     _hostile("a branch on the data", "branch"),
     _hostile("a loop", "loop"),
-    _hostile("no batch axis", "no_batch", "--batch=1", axes=(("x", -1), ("y", -1))),
+    _hostile("no batch axis", "no_batch", axes=(("x", -1), ("y", -1)), batch="1"),
     _hostile("the batch second", "elsewhere", axes=(("x", 1), ("y", 1))),
     _hostile("IR 7, opset 11", "old"),
     _hostile("IR 12, opset 23", "new"),
@@ -153,6 +162,6 @@ HOSTILE = (
     _hostile("QDQ inside", "quantised"),
     _hostile("external data", "external"),
     _hostile("a constant output", "constant"),
-    _hostile("NMS", "nms", expected="NonMaxSuppression"),
+    _hostile("NMS", "nms", expected="NonMaxSuppression", batch=""),
 )
 ROWS = (*TIMM, *TRANSFORMERS, *CARRIED, *HOSTILE)

@@ -50,7 +50,8 @@ def measure(row: Row, state: Path) -> dict[str, Any]:
     shutil.rmtree(run, ignore_errors=True)
     arguments = [argument.replace("{made}", str(made)) for argument in (row.model, *row.arguments)]
     start = time.perf_counter()
-    common = ("--quick", "--batch=1:2:4", "--out", str(run), "--json")
+    batch = (f"--batch={row.batch}",) if row.batch else ()
+    common = ("--quick", *batch, "--out", str(run), "--json")
     try:
         export = _python(row, "-m", "deploytool", "export", *arguments, *common)
     except subprocess.TimeoutExpired:
@@ -99,11 +100,12 @@ def _of_report(run: Path) -> dict[str, Any]:
     receipts = {
         stage: json.loads(path.read_text()) for stage in ("export", "rewrite") if (path := _receipt(run, stage))
     }
+    rewrites = receipts.get("rewrite", {}).get("notes", {}).get("rewrites", {})
     return {
         "noise": noise,
         "tolerances": tolerances,
         "exporter": receipts.get("export", {}).get("notes", {}).get("exporter", ""),
-        "rewrite": receipts.get("rewrite", {}).get("notes", {}),
+        "rewrites": [name for name, found in rewrites.items() if found["applied"]],
         "faults": report.get("faults"),
         "remarks": report.get("remarks"),
     }
@@ -131,14 +133,14 @@ def read(state: Path) -> dict[str, dict[str, Any]]:
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """The results as a Markdown table, in the order of the rows."""
-    yield "| model | from | exporter | nodes | form | FP32 error | FP16 error | seconds | verdict |"
+    yield "| model | from | exporter | nodes | rewrites | FP32 error | FP16 error | seconds | verdict |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in ROWS:
         if result := results.get(row.name):
             multiples = result.get("multiples") or {}
             errors = " | ".join(f"{multiples[name]:.1f}×" if name in multiples else "–" for name in ("fp32", "fp16"))
-            form = (result.get("rewrite") or {}).get("chosen") or "–"
-            cells = (row.name, row.origin.value, result.get("exporter") or "–", result.get("nodes") or "–", form)
+            fired = ", ".join(result.get("rewrites") or ()) or "–"
+            cells = (row.name, row.origin.value, result.get("exporter") or "–", result.get("nodes") or "–", fired)
             yield f"| {' | '.join(map(str, cells))} | {errors} | {result['seconds']:.0f} | {result['verdict']} |"
 
 
