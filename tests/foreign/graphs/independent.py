@@ -29,7 +29,7 @@ def main(row: Row, made: Path, run: Path) -> dict[str, Any]:
     """The errors of the FP32 and the FP16 graph, relative to the largest value of each output, and the counts."""
     full, half = run / "rewrite" / "model.onnx", run / "fp16" / "model.onnx"
     graph = onnx.load(full)
-    arrays = draw(graph, bound(row, made))
+    arrays = draw(graph, bound(row, made), stated_sizes(row))
     arrays |= {name: np.full_like(arrays[name], value) for name, value in row.values}
     exact = given(row, made, arrays) if row.model.endswith(".onnx") else reference(row, made, arrays)
     found = {"fp32": _error(graph, arrays, exact, fp16=False)}
@@ -47,7 +47,14 @@ def bound(row: Row, made: Path) -> int:
     return int(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or 2)
 
 
-def draw(graph: onnx.ModelProto, vocabulary: int) -> dict[str, truth.Array]:
+def stated_sizes(row: Row) -> dict[str, int]:
+    """The typical size of each dynamic dimension that the row's arguments state."""
+    texts = [argument.partition("=") for argument in row.arguments if "=" in argument and "x" not in argument]
+    sizes = {word: text.split(":") for word, _, text in texts if text.replace(":", "").isdecimal()}
+    return {"samples": 8000, **{word: int(ends[len(ends) // 2]) for word, ends in sizes.items()}}
+
+
+def draw(graph: onnx.ModelProto, vocabulary: int, stated: Mapping[str, int]) -> dict[str, truth.Array]:
     """Inputs for a graph: token ids, a mask with a padded tail in the second case, and noise."""
     rng = np.random.default_rng(4711)
     arrays: dict[str, truth.Array] = {}
@@ -57,7 +64,7 @@ def draw(graph: onnx.ModelProto, vocabulary: int) -> dict[str, truth.Array]:
             continue
         sides = [side.dim_value or side.dim_param for side in value.type.tensor_type.shape.dim]
         shape = [CASES if number == 0 and not isinstance(side, int) else side for number, side in enumerate(sides)]
-        sizes = [side if isinstance(side, int) else {"samples": 8000}.get(str(side), TOKENS) for side in shape]
+        sizes = [side if isinstance(side, int) else stated.get(str(side), TOKENS) for side in shape]
         kind = np.dtype(_TYPES[value.type.tensor_type.elem_type])
         if "mask" in value.name:
             array = np.ones(sizes, kind)
@@ -101,11 +108,11 @@ def given(row: Row, made: Path, arrays: Mapping[str, truth.Array]) -> dict[str, 
     ours, theirs = list(arrays), [value.name for value in session.get_inputs()]
     names = [value.name for value in session.get_outputs()]
     cases = []
-    for case in range(CASES):
+    for case in range(len(next(iter(arrays.values())))):
         feeds = {}
         for own, name in zip(ours, theirs, strict=True):
             one, axis = arrays[own][case : case + 1], axes.get(name, 0)
-            feeds[name] = one[0] if axis < 0 else np.moveaxis(one, 0, axis)
+            feeds[name] = np.asarray(one[0]) if axis < 0 else np.moveaxis(one, 0, axis)
         answers = dict(zip(names, session.run(None, feeds), strict=True))
         cases.append({name: _case_first(answer, axes.get(name, 0)) for name, answer in answers.items()})
     return {name: np.concatenate([case[name] for case in cases]) for name in names}

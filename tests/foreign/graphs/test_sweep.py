@@ -60,7 +60,7 @@ def test_the_independent_check_sees_a_wrong_weight(tmp_path: Path) -> None:
         sizes[1].dim_value = 5
         sizes[1].ClearField("dim_param")
         sizes[1].dim_value = 5
-    arrays = independent.draw(moved, 2)
+    arrays = independent.draw(moved, 2, {})
     exact = independent.given(row, tmp_path, arrays)
     right = independent._error(moved, arrays, exact, fp16=False)
     weight = moved.graph.initializer[0]
