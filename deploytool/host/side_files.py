@@ -103,9 +103,14 @@ def size(folder: Path, location: str, graph: Path) -> int:
     return state.st_size
 
 
+def side_file(graph: Path) -> Path:
+    """The side file that deploytool writes for the graph in a file, if it needs one."""
+    return graph.with_name(graph.name + SUFFIX)
+
+
 def total_size(graph: Path) -> int:
     """The bytes of a file of deploytool, with the side file that a graph may have."""
-    side = graph.with_name(graph.name + SUFFIX)
+    side = side_file(graph)
     return graph.stat().st_size + (side.stat().st_size if side.is_file() else 0)
 
 

@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 16 << 30  # limit in bytes for workers that write an artifact
 
 def memory_gib(graph: Path) -> float:
     """The limit for a worker that opens a graph: weights in a side file come on top, read and arranged anew."""
-    has_side_file = graph.with_name(graph.name + side_files.SUFFIX).exists()
+    has_side_file = side_files.side_file(graph).exists()
     return MEMORY_GIB + (3 * side_files.total_size(graph) / (1 << 30) if has_side_file else 0)
 
 

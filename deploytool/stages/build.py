@@ -7,12 +7,11 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.backends import tensorrt, tensorrt_builder
-from deploytool.host import disk
+from deploytool.host import disk, side_files
 from deploytool.known_issues.catalog import Match
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.report import Engine
-from deploytool.rewrites.graph import storage
 from deploytool.spec import BATCH, EnginePlan, Job
 
 
@@ -23,7 +22,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT rejects the graph or builds FP32.
     """
     artifact = inputs.latest(Kind.GRAPH)
-    graph = artifact.path if storage.side_file(artifact.path).exists() else artifact.path.read_bytes()
+    graph = artifact.path if side_files.side_file(artifact.path).exists() else artifact.path.read_bytes()
     fp32_layers = serde.decode(int, artifact.notes.get("heavy_nodes_kept", 0))
     free = {**job.options.sizes, BATCH: job.options.batch}
     engines, remarks, probes = [], [], {}

@@ -120,7 +120,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.PROBES,
         ("runner",),
         ("onnx", *_ORT),
-        packages=("backends", "data", "known_issues", "loading", "parity"),
+        packages=("backends", "data", "known_issues", "loading", "parity", "rewrites"),
     ),
     Stage.BUILD: Contract(
         (Kind.GRAPH,),
@@ -137,7 +137,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.FAULTS,
         ("seed", "tolerance", "faults"),
         ("onnx", "pillow", *_ORT),
-        packages=("backends", "data", "faults", "loading", "parity"),
+        packages=("backends", "data", "faults", "loading", "parity", "rewrites"),
     ),
     Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),

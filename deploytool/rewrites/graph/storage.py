@@ -100,7 +100,7 @@ def save(graph: ModelProto, path: Path) -> None:
 
 def side_file(path: Path) -> Path:
     """The side file that `save` writes for the graph in a file."""
-    return path.with_name(path.name + side_files.SUFFIX)
+    return side_files.side_file(path)
 
 
 def copy(source: Path, target: Path) -> None:
