@@ -22,6 +22,7 @@ from tests.foreign import truth
 from tests.foreign.graphs.rows import ROWS, Origin, Row
 
 CASES, TOKENS = 2, 20
+_ORT_TYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
 _TYPES = {1: "float32", 7: "int64", 6: "int32", 9: "bool", 10: "float16", 11: "float64", 2: "uint8", 3: "int8"}
 
 
@@ -105,14 +106,15 @@ def given(row: Row, made: Path, arrays: Mapping[str, truth.Array]) -> dict[str, 
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(made / "model.onnx", options, providers=["CPUExecutionProvider"])
     axes = dict(row.axes)
-    ours, theirs = list(arrays), [value.name for value in session.get_inputs()]
+    ours, theirs = list(arrays), {value.name: _ORT_TYPES.get(value.type, "") for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     cases = []
     for case in range(len(next(iter(arrays.values())))):
         feeds = {}
         for own, name in zip(ours, theirs, strict=True):
             one, axis = arrays[own][case : case + 1], axes.get(name, 0)
-            feeds[name] = np.asarray(one[0]) if axis < 0 else np.moveaxis(one, 0, axis)
+            placed = np.asarray(one[0]) if axis < 0 else np.moveaxis(one, 0, axis)
+            feeds[name] = placed.astype(theirs[name] or placed.dtype)
         answers = dict(zip(names, session.run(None, feeds), strict=True))
         cases.append({name: _case_first(answer, axes.get(name, 0)) for name, answer in answers.items()})
     return {name: np.concatenate([case[name] for case in cases]) for name in names}
@@ -156,8 +158,11 @@ def _error(
 ) -> dict[str, float]:
     """The largest error of each output, relative to its largest value."""
     names = [value.name for value in graph.graph.output]
-    order = [value.name for value in graph.graph.input if value.name in arrays]
-    answers = truth.run(graph, {"only": [arrays[name] for name in order]}, fp16=fp16)["only"]
+    kinds = {
+        value.name: _TYPES[value.type.tensor_type.elem_type] for value in graph.graph.input if value.name in arrays
+    }
+    feeds = [arrays[name].astype(kind) for name, kind in kinds.items()]
+    answers = truth.run(graph, {"only": feeds}, fp16=fp16)["only"]
     errors = {}
     for name, answer in zip(names, answers, strict=True):
         expected = exact.get(name)

@@ -158,7 +158,7 @@ HOSTILE = (
     _hostile("IR 7, opset 11", "old"),
     _hostile("IR 12, opset 23", "new"),
     _hostile("FP16 inputs", "narrow"),
-    _hostile("BF16 inputs", "bfloat"),
+    _hostile("BF16 inputs", "bfloat", expected="bfloat16"),
     _hostile("integer and boolean inputs", "integers"),
     _hostile("QDQ inside", "quantised"),
     _hostile("external data", "external"),
