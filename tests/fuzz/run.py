@@ -99,15 +99,16 @@ def run_cases(
         if measures:
             result.more_mib = judge.peak_mib() - clean_mib
             result.child_mib = max(CHILDREN.mib - clean_child_mib, 0.0)
-            _check_memory(case, result, getattr(campaign_kind, "most_child_mib", MAX_EXTRA_MIB))
+            limits = (getattr(campaign_kind, name, MAX_EXTRA_MIB) for name in ("most_extra_mib", "most_child_mib"))
+            _check_memory(case, result, *limits)
         result.child_s, result.children = CHILDREN.seconds, CHILDREN.count
         result.faults = [f"{kind} {number}: {text}" for text in case.faults]
         _append(results, result)
 
 
-def _check_memory(case: Case, result: Batch, most_child_mib: float) -> None:
+def _check_memory(case: Case, result: Batch, most_extra_mib: float, most_child_mib: float) -> None:
     """Adds a fault for high memory use; a child may use what its manifest states, which a forged manifest can raise."""
-    if result.more_mib > MAX_EXTRA_MIB:
+    if result.more_mib > most_extra_mib:
         case.add_fault(f"it used {result.more_mib:.0f} MiB more than a clean run")
     if result.child_mib > most_child_mib and not case.what.startswith("manifest "):
         case.add_fault(f"its child used {result.child_mib:.0f} MiB more than a clean run's")
