@@ -21,6 +21,7 @@ from deploytool.host.side_files import Reference
 from deploytool.rewrites.graph import texts, weights
 
 _MAX_MESSAGE_BYTES = (2 << 30) - 1  # of protobuf
+_BLOCK_BYTES = 1 << 20  # that are hashed at a time
 _ALIGNMENT = 4096  # bytes: of a weight in a side file, so that it can be mapped into memory
 _REMEDY = "put its side files beside it as regular files, or save it again with onnx.save_model"
 
@@ -133,7 +134,7 @@ def _parse(path: Path) -> ModelProto:
     try:
         raw = files.read(path.resolve(), _MAX_MESSAGE_BYTES)  # the user's own link to a graph is followed
     except Refused as error:
-        raise BadInput(str(error), remedy) from error
+        raise BadInput(str(error), "check the path: it must name a regular file, of at most 2 GB") from error
     try:
         model: ModelProto = ModelProto.FromString(raw)
     except DecodeError as error:
@@ -196,9 +197,11 @@ def _reference(tensor: TensorProto, path: Path) -> Reference:
 
 def _check_checksum(path: Path, stated: str) -> None:
     """Raises ValueError if the SHA-1 that is stated for a side file is not its own."""
+    digest = hashlib.sha1(usedforsecurity=False)
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha1").hexdigest()
-    if stated != digest:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    if stated != digest.hexdigest():
         raise ValueError(f"{path.name} has another checksum than the graph states")
 
 
