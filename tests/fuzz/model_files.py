@@ -23,7 +23,7 @@ import onnxruntime
 from deploytool.data import golden
 from deploytool.spec import Stage
 from deploytool.stages.registry import STAGES
-from tests.fuzz import base_models, fork_server, judge, model_mutations, mutations
+from tests.fuzz import fork_server, judge, model_mutations, mutations, original_models
 from tests.fuzz.artifacts import Artifacts
 from tests.fuzz.fork_server import ForkServer
 from tests.fuzz.judge import HOST_CLI, Case, CommandResult
@@ -36,7 +36,7 @@ _MOST_MIB = 5 << 10  # by which the process may grow
 _LONGEST_LINE = 1200  # characters of a problem or a remedy
 _PACKAGES = ("deploytool.stages", "deploytool.loading", "deploytool.backends", "deploytool.parity", "deploytool.report")
 _ATTACKS = 0.1  # share of the cases
-_BY_NAME = [name for name in base_models.BASES for _ in range(2 if name in ("transformer", "control_flow") else 1)]
+_BY_NAME = [name for name in original_models.BASES for _ in range(2 if name in ("transformer", "control_flow") else 1)]
 _FORMS = ("--json", "--quiet", "")
 Array = npt.NDArray[Any]
 
@@ -76,7 +76,7 @@ class Models:
         kind, raw = mutations.mutated(path.read_bytes(), rng, model_mutations.ALL)
         case = Case(f"{base} {kind}")
         path.write_bytes(raw)
-        sizes = base_models.SIZES.get(base, ())
+        sizes = original_models.SIZES.get(base, ())
         self._check(case, path, sizes, (*_MADE, *_REFUSED), rng.choice(_FORMS))
         if rng.random() < 0.2:
             self._checked(case, "show", "show", path, codes=(0, 2))
@@ -84,7 +84,7 @@ class Models:
 
     def _write_base(self, name: str) -> Path:
         path = self.folder / "model.onnx"
-        base_models.write(name, path)
+        original_models.write(name, path)
         return path
 
     def _attack(self, rng: random.Random) -> Case:
