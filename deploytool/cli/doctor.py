@@ -22,12 +22,10 @@ def doctor(
     Exit code 0 if an engine for --target can be built here (without --target: if a bundle can be run here), else 5.
     Examples: deploytool doctor · deploytool doctor --target rtx40
     """
-    line = _bundle_line(bundle) if bundle else ""
+    of_bundle = [_bundle_line(bundle)] if bundle else []
     diagnosis = doctor_diagnosis.examine(target)
     console = cli_console.stdout_console()
-    for line in messages.lines(diagnosis):
-        cli_console.say(console, line)
-    if line:
+    for line in (*messages.lines(diagnosis), *of_bundle):
         cli_console.say(console, line)
     what = f"an engine for {target} can be built here" if target else "a bundle can be run here"
     return Outcome({"result": diagnosis}, what, diagnosis.failure)

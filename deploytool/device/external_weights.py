@@ -188,6 +188,8 @@ def _fields(view: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, 
     position = begin
     while position < end:
         key, position = _varint(view, position)
+        if key >= 1 << 32:  # ONNX Runtime's parser drops the upper bits, and would see another field
+            raise ValueError("a field has an invalid number")
         start, wire = position, key & 7
         if wire == _VARINT:
             _, position = _varint(view, position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from deploytool.host import machine
 from tests.conftest import ROOT, Command
+from tests.transfer.small import make_bundle
 
 without_gpu = pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
 
@@ -35,6 +37,18 @@ def test_this_machine(cli: Command) -> None:
     assert "  rtx40             yes  TensorRT-RTX builds for it without a GPU\n" in done.stdout
     assert "  orin              no   TensorRT-RTX does not support compute capability 8.7" in done.stdout
     assert done.stdout.endswith("No known trap was found.\n")
+    assert done.stdout.count("No known trap") == 1
+
+
+@without_gpu
+def test_a_bundle_is_compared_with_the_runtime_here(cli: Command, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", 1)
+    *_, before, last = cli("--bundle", str(bundle)).stdout.splitlines()
+    assert before == "No known trap was found."
+    assert re.fullmatch(r"m: held: ONNX Runtime \S+ reads IR version 8 and opset 18; .* 1\.31\.1", last)
+    done = cli("--bundle", str(tmp_path))
+    assert done.returncode == 8, done.stderr
+    assert done.stdout == ""
 
 
 @without_gpu

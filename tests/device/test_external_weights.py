@@ -185,6 +185,16 @@ def test_bytes_that_are_no_graph_are_refused(raw: bytes) -> None:
         external_weights.find(raw, "graph")
 
 
+@pytest.mark.parametrize("field", [13, 14])
+def test_a_field_with_a_number_beyond_32_bits_is_refused(field: int) -> None:
+    """ONNX Runtime keeps the lower bits, and reads external weights where a parser that keeps all finds none."""
+    key = field << 3 | 2
+    disguised = bytes([key & 0x7F | 0x80, 0x80, 0x80, 0x80, 0x10, 0])
+    raw = b"\x3a\x08\x2a\x06" + disguised  # a weight of a graph
+    with pytest.raises(Refused, match="a field has an invalid number"):
+        external_weights.find(raw, "graph")
+
+
 def test_the_graphs_of_a_bundle_are_accepted(packed: Path) -> None:
     for path in packed.glob("models/*/*/model.onnx"):
         assert external_weights.find(path.read_bytes(), str(path)) == ()
