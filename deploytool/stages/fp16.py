@@ -234,10 +234,13 @@ def _open(graph: Path, *, optimise: bool) -> None:
 
 
 def count_fp16(graph: onnx.ModelProto) -> tuple[int, int]:
-    """The numbers of Conv, ConvTranspose, MatMul and Gemm nodes in FP16, and in total."""
+    """The numbers of Conv, ConvTranspose, MatMul and Gemm nodes in FP16, and in total.
+
+    A node that reads a tensor whose type onnx cannot infer counts as none in FP16.
+    """
     typed = weights.infer_shapes(graph, strict=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}
     types |= {weight.name: weight.data_type for weight in typed.initializer}
     heavy = [node for node in typed.node if node.op_type in _HEAVY]
-    half = [node for node in heavy if all(types[name] == onnx.TensorProto.FLOAT16 for name in node.input if name)]
+    half = [node for node in heavy if all(types.get(name) == onnx.TensorProto.FLOAT16 for name in node.input if name)]
     return len(half), len(heavy)

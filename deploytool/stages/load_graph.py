@@ -14,12 +14,13 @@ from deploytool import serde
 from deploytool.backends import eager
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
-from deploytool.loading.graph import definition, trial
+from deploytool.loading.graph import definition, structure, trial
 from deploytool.loading.graph.trial import Answer
 from deploytool.loading.module import build
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.results.artifact import Notes
+from deploytool.rewrites.graph import storage
 from deploytool.spec import GivenTensor, Job, Model, Options
 
 _DRAWS = 3  # sets of inputs that the file is tried with, to find outputs whose size depends on the data
@@ -60,16 +61,25 @@ def _with_outputs(model: Model, answers: Sequence[Sequence[Answer]], options: Op
     """
     assert model.given is not None
     names, places = definition.output_names(model), []
-    wanted = options.outputs or names
+    varying = [
+        name
+        for name, *shapes in zip(names, *answers, strict=True)
+        if name in (options.outputs or names) and len({answer.shape for answer in shapes}) > 1
+    ]
     for name, place, *shapes in zip(names, model.given.outputs, *answers, strict=True):
-        if name in wanted and len({answer.shape for answer in shapes}) > 1:
-            others = [other for other in names if other != name]
-            remedy = (
-                f"select others: --output {','.join(others)}" if others else "export the model without that selection"
-            )
-            raise BadInput(f"the size of the output {place.name} of {model.factory} depends on the data", remedy)
+        if name in varying:
+            raise _varying(model, place.name, [other for other in names if other not in varying])
         places.append(_place(place, shapes[0].shape, options))
     return replace(model, given=replace(model.given, outputs=tuple(places)))
+
+
+def _varying(model: Model, output: str, others: Sequence[str]) -> BadInput:
+    """The error for an output whose size depends on the data, with the node that selects; `others` have fixed sizes."""
+    graph = storage.load_structure(Path(model.factory)).graph
+    node = structure.size_source(graph, output)
+    cause = f": the {structure.label(node)} selects" if node else ""
+    remedy = f"select others: --output {','.join(others)}" if others else "export the model without that selection"
+    return BadInput(f"the size of the output {output} of {model.factory} depends on the data{cause}", remedy)
 
 
 def _place(place: GivenTensor, shape: tuple[int, ...], options: Options) -> GivenTensor:

@@ -50,6 +50,15 @@ def test_no_node_of_the_fp32_graph_counts_as_fp16(finished: Path) -> None:
     assert stages_fp16.count_fp16(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
 
 
+def test_a_node_that_reads_a_tensor_of_unknown_type_counts_as_none_in_fp16(tmp_path: Path) -> None:
+    matmul(np.ones((4, 2), np.float32), tmp_path)
+    graph = onnx.load(tmp_path / "model.onnx")
+    graph.opset_import.append(helper.make_opsetid("com.example", 1))
+    graph.graph.node[0].input[0] = "unknown"
+    graph.graph.node.insert(0, helper.make_node("Own", ["input"], ["unknown"], domain="com.example"))
+    assert stages_fp16.count_fp16(graph) == (0, 1)
+
+
 def test_a_graph_with_fp16_inputs_and_outputs_has_no_casts(finished: Path, tmp_path: Path) -> None:
     inputs = StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])
     notes = stages_fp16.make(Job(TINY, dataclasses.replace(QUICK, io=Precision.FP16)), tmp_path / "model.onnx", inputs)

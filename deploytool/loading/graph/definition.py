@@ -92,15 +92,16 @@ def dimensions(value: onnx.ValueInfoProto) -> Dimensions | None:
 def _input(value: onnx.ValueInfoProto, file: str) -> _Input:
     """An input of the file; raises BadInput for a type that cannot be the input of a model."""
     if not value.type.HasField("tensor_type"):
-        kind = value.type.WhichOneof("value") or "no type"
-        problem = f"{file}: the input {value.name} is not a tensor but a {kind.removesuffix('_type')}"
-        raise BadInput(problem, "export the model with tensors as its inputs")
+        kind = value.type.WhichOneof("value")
+        what = f"is not a tensor but a {kind.removesuffix('_type')}" if kind else "has no type"
+        raise BadInput(f"{file}: the input {value.name} {what}", "export the model with tensors as its inputs")
     element = value.type.tensor_type.elem_type
     dtype = dtype_name(element)
     if dtype not in DTYPES:
         kind = TensorProto.DataType.Name(element).lower() if element in TensorProto.DataType.values() else str(element)
         problem = f"{file}: the input {value.name} is of {kind}"
-        raise BadInput(problem, f"export the model with inputs of {', '.join(DTYPES)}")
+        remedy = f"export the model with inputs of {', '.join(DTYPES)}"
+        raise BadInput(problem, widening.FROM_BFLOAT16 if element == TensorProto.BFLOAT16 else remedy)
     known = dimensions(value)
     if known is None:
         raise BadInput(f"{file}: the input {value.name} has no shape", "export the model with shapes of its inputs")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import AttributeProto, inliner, shape_inference
 
 from deploytool.errors import StageFailed
+from deploytool.host import exception_text
 from deploytool.loading.graph.element_types import UNKNOWN
 
+# the place in the source of onnx, before the message
+_ASSERTION = re.compile(r"(?:\S+\.(?:cc|cpp|h):\d+: )?(?:\w+: )?Assertion `.*?` failed: ")
 _SMALL = 1024  # bytes of an initialiser that type inference may read
 
 Types = Mapping[str, int]  # element types by tensor name
@@ -26,7 +30,8 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         result = inliner.inline_local_functions(bare, convert_version=True)
     except Exception as error:  # the errors of a library in C++
-        problem = f"the functions of the graph cannot be inlined: {' '.join(str(error).split())}"
+        reason = _ASSERTION.sub("", exception_text.one_line(error))
+        problem = f"the functions of the graph cannot be inlined: {reason}"
         raise StageFailed(problem, "export the graph without functions") from error
     del result.graph.initializer[:]
     result.graph.initializer.extend(model.graph.initializer)

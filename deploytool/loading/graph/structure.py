@@ -15,6 +15,7 @@ _RUNTIME = "com.microsoft"  # operators that ONNX Runtime writes into graphs tha
 _STANDARD_ONLY = "export the model with standard ONNX operators only"
 _MAX_DEPTH = 16  # of graphs inside the nodes of graphs
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")  # how much they keep depends on values
 _AGAIN = "export the model again"
 
 
@@ -73,6 +74,23 @@ def bodies(node: NodeProto) -> list[GraphProto]:
     """The graphs inside a node: branches of an If, the body of a Loop or Scan."""
     single = [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
     return [*single, *(graph for attribute in node.attribute for graph in attribute.graphs)]
+
+
+def size_source(graph: GraphProto, output: str) -> NodeProto | None:
+    """The nearest node before `output` whose result has a size that depends on values; None if there is none."""
+    makers: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output if name}
+    queue, seen = [output], {output}
+    for name in queue:
+        node = makers.get(name)
+        if node is None:
+            continue
+        if any(inner.op_type in _SELECTING for inner in (node, *(n for body in bodies(node) for n in body.node))):
+            return node
+        free = [used for body in bodies(node) for inner in body.node for used in inner.input]
+        fresh = dict.fromkeys(used for used in (*node.input, *free) if used and used not in seen)
+        queue.extend(fresh)
+        seen.update(fresh)
+    return None
 
 
 def label(node: NodeProto) -> str:

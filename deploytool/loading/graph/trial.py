@@ -15,7 +15,8 @@ import numpy.typing as npt
 from deploytool.errors import BadInput, ChildDied, ChildFailed
 from deploytool.host import exception_text, scratch, workers
 from deploytool.host.process import run_limited
-from deploytool.loading.graph import layout, trial_worker
+from deploytool.loading.graph import layout, trial_worker, widening
+from deploytool.rewrites.graph import storage
 from deploytool.spec import Model
 
 _WORKER = "deploytool.loading.graph.trial_worker"
@@ -69,7 +70,10 @@ def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) ->
     """The error for a file that cannot be loaded, or that fails on the inputs that were drawn for it."""
     _, fails_on_inputs, reason = line.partition(trial_worker.RUNNING)
     if not fails_on_inputs:
-        return BadInput(f"ONNX Runtime cannot load {model.factory}: {_reason(line)}", _ONLY_STANDARD)
+        narrow = widening.is_bfloat16(storage.load_structure(Path(model.factory)))
+        what = f"{model.factory} computes in BF16, and ONNX Runtime cannot" if narrow else "ONNX Runtime cannot"
+        problem = f"{what} load {'it' if narrow else model.factory}: {_reason(line)}"
+        return BadInput(problem, widening.FROM_BFLOAT16 if narrow else _ONLY_STANDARD)
     shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
     problem = f"ONNX Runtime cannot run {model.factory} on {shapes}: {_reason(reason)}"
     return BadInput(problem, "state the sizes that it takes: --size, --input; or give inputs: --inputs FILE.npz")

@@ -8,16 +8,26 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from deploytool.loading.graph import structure
 
+FROM_BFLOAT16 = "export the model in FP32 with model.float(), or convert the file (docs/given-graph.md, BF16)"
 _HALF, _SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
 _TYPE_ATTRIBUTES = ("to", "dtype")  # integers that are element types
 
 
 def is_half(model: ModelProto) -> bool:
     """Whether a graph has a tensor in FP16."""
+    return _has(model, _HALF)
+
+
+def is_bfloat16(model: ModelProto) -> bool:
+    """Whether a graph has a tensor in BF16, for which ONNX Runtime has few operators on a CPU."""
+    return _has(model, TensorProto.BFLOAT16)
+
+
+def _has(model: ModelProto, element: int) -> bool:
     return (
-        any(value.type.tensor_type.elem_type == _HALF for value in _values(model.graph))
-        or any(tensor.data_type == _HALF for tensor in _tensors(model.graph))
-        or any(attribute.i == _HALF for attribute in _types(model))
+        any(value.type.tensor_type.elem_type == element for value in _values(model.graph))
+        or any(tensor.data_type == element for tensor in _tensors(model.graph))
+        or any(attribute.i == element for attribute in _types(model))
     )
 
 

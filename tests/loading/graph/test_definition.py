@@ -10,9 +10,17 @@ from onnx import TensorProto, helper
 from deploytool.cli import params
 from deploytool.errors import BadInput
 from deploytool.loading import catalog
-from deploytool.loading.graph import definition
+from deploytool.loading.graph import definition, trial
 from deploytool.spec import Fill, GivenTensor, Model, Tensor
 from tests import given_graphs
+
+BFLOAT16 = """<ir_version: 8, opset_import: ["": 18]>
+narrow (float[batch,8] x) => (float[batch,4] y) {
+  a = Cast<to=16>(x)
+  b = Cast<to=16>(first)
+  c = MatMul(a, b)
+  y = Cast<to=1>(c)
+}"""
 
 
 def read(graph: onnx.ModelProto, tmp_path: Path, *inputs: str) -> Model:
@@ -130,7 +138,15 @@ def test_a_declaration_that_contradicts_the_file_is_refused(
 def test_an_input_type_without_support_is_refused(element: int, kind: str, tmp_path: Path) -> None:
     graph = with_shapes(["N", 3])
     graph.graph.input[0].type.tensor_type.elem_type = element
-    with pytest.raises(BadInput, match=f"the input x0 is of {kind}"):
+    with pytest.raises(BadInput, match=f"the input x0 is of {kind}") as raised:
+        read(graph, tmp_path)
+    assert ("model.float()" in raised.value.remedy) == (kind == "bfloat16")
+
+
+def test_an_input_without_a_type_is_refused_as_such(tmp_path: Path) -> None:
+    graph = with_shapes(["N", 3])
+    graph.graph.input[0].ClearField("type")
+    with pytest.raises(BadInput, match=r"the input x0 has no type$"):
         read(graph, tmp_path)
 
 
@@ -140,3 +156,12 @@ def test_the_catalog_finds_a_file_by_its_suffix_and_needs_no_declared_inputs(tmp
     assert (model.name, model.factory) == ("My Net", str(tmp_path / "My Net.ONNX"))
     with pytest.raises(BadInput, match="takes no argument width"):
         catalog.find(model.factory, (), {"width": 2})
+
+
+def test_a_graph_that_onnx_runtime_cannot_compute_in_bf16_is_refused_with_its_conversion(tmp_path: Path) -> None:
+    graph = given_graphs.model(BFLOAT16, given_graphs.weights(first=(8, 4)))
+    onnx.save(graph, tmp_path / "net.onnx")
+    model = definition.read(tmp_path / "net.onnx", "net", ())
+    with pytest.raises(BadInput, match=r"computes in BF16, and ONNX Runtime cannot load it: .*MatMul") as raised:
+        trial.run(model, [{"x": np.zeros((2, 8), np.float32)}])
+    assert "model.float()" in raised.value.remedy

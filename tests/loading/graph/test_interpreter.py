@@ -271,3 +271,16 @@ def test_an_old_opset_and_a_wrong_number_of_inputs_are_refused() -> None:
         GraphModule(graph([node], [value("x", [1])], [value("y", [1])], opset=6))
     with pytest.raises(BadInput, match=r"has 1 inputs \(x\), not 2"):
         GraphModule(graph([node], [value("x", [1])], [value("y", [1])]))(torch.zeros(1), torch.zeros(1))
+
+
+FUNCTIONS = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+outer (float[N,8] x) => (float[N,8] y) { y = local.twice(x) }
+<domain: "local", opset_import: ["": 17, "local": 1]>
+twice (a) => (b) { c = local.once(a) b = Add(c, c) }
+<domain: "local", opset_import: ["": 12]>
+once (a) => (b) { b = Relu(a) }"""
+
+
+def test_a_function_that_cannot_be_inlined_is_refused_without_the_source_files_of_onnx() -> None:
+    with pytest.raises(StageFailed, match=r"^the functions of the graph cannot be inlined: Type unknown for c__1$"):
+        GraphModule(onnx.parser.parse_model(FUNCTIONS))

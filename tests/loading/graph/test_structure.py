@@ -92,3 +92,16 @@ def test_an_invalid_graph_is_refused_in_one_line_that_names_the_part(damage: Dam
         structure.check(graph, "net.onnx")
     assert problem in str(raised.value)
     assert str(raised.value).startswith("net.onnx")
+
+
+def test_the_nearest_node_that_selects_is_the_source_of_a_size() -> None:
+    graph = given_graphs.selection().graph
+    source = structure.size_source(graph, "kept")
+    assert source is not None
+    assert source.op_type == "NonMaxSuppression"
+    assert structure.size_source(graph, "moved") is None
+    rows = helper.make_node("Gather", ["boxes", "found"], ["rows"])
+    graph.node.extend([helper.make_node("NonZero", ["kept"], ["found"]), rows])
+    nearest = structure.size_source(graph, "rows")
+    assert nearest is not None
+    assert structure.label(nearest) == "NonZero node 'found'"
