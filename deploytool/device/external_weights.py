@@ -38,6 +38,7 @@ _NESTED: Mapping[int, Mapping[int, int]] = {  # by message: the message type of 
 _DIMS, _TYPE, _NAME, _EXTERNAL_DATA, _LOCATION = 1, 2, 8, 13, 14  # fields of a tensor
 _VALUES = (4, 5, 6, 7, 9, 10, 11)  # fields of a tensor with its values
 _EXTERNAL = 1  # value of the field _LOCATION
+_MAX_AXES, _MAX_ELEMENTS = 32, 1 << 60  # numpy refuses more, and also where another axis has no elements
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def _external_weight(view: memoryview, begin: int, end: int, graph: str) -> Exte
     (name,), (kind,) = texts[_NAME], numbers[_TYPE]
     if any(key == "checksum" for key, _ in entries):
         raise ValueError(f"{name} states a digest beside the one of the manifest")
-    if kind not in side_files.ELEMENT_TYPES or any(size >= 1 << 63 for size in numbers[_DIMS]):
+    too_many = len(numbers[_DIMS]) > _MAX_AXES or math.prod(size or 1 for size in numbers[_DIMS]) >= _MAX_ELEMENTS
+    if kind not in side_files.ELEMENT_TYPES or too_many:
         raise ValueError(f"{name} cannot be outside of the graph")
     dtype, shape = np.dtype(side_files.ELEMENT_TYPES[kind]), tuple(numbers[_DIMS])
     return ExternalWeight(name, dtype, shape, side_files.reference(name, entries, graph))

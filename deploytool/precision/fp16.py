@@ -107,8 +107,8 @@ def convert(single: onnx.ModelProto, *, keep_io: bool, check: bool = True) -> Fp
     """The conversion of an FP32 graph; with `keep_io` casts stand after FP32 inputs and before FP32 outputs.
 
     Nodes without a unique name get one, constant nodes become initializers, and sums of scores and a mask of the lowest
-    float get a lower limit. Weights are rounded by
-    `fp16_rounding.round_weights`. With `check`, raises what the ONNX checker raises for the FP16 graph.
+    float get a lower limit. Weights are rounded by `fp16_rounding.round_weights`. With `check`, raises what the ONNX
+    checker raises for the FP16 graph.
     """
     named = onnx.ModelProto()
     named.CopyFrom(single)

@@ -96,6 +96,15 @@ def test_overflow_next_to_a_mask_is_found(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings(*EXPORT_WARNINGS)
+def test_scores_that_are_clamped_before_a_mask_do_not_overflow(tmp_path: Path) -> None:
+    single, inputs, reference = export("OverflowingClamped", tmp_path)
+    converted = fp16.convert(single, keep_io=True)
+    assert fp16_emulation.run_with_range(converted.half, inputs)[1] < 65504
+    assert converted.beyond(inputs) == frozenset()
+    assert max(errors(converted.half, inputs, reference)) < 3e-3
+
+
+@pytest.mark.filterwarnings(*EXPORT_WARNINGS)
 def test_a_query_that_sees_no_key_weighs_all_alike(tmp_path: Path) -> None:
     single, inputs, reference = export("LeftPadded", tmp_path)
     half = fp16.convert(single, keep_io=True).half
@@ -140,4 +149,4 @@ def test_a_model_with_a_mask_passes_the_whole_pipeline(name: str, exporter: str,
     report = walk(f"masked_attention:{name}", ["tokens=8x16"], exporter, engine=False)
     assert verdict.failed_lines(report) == ()
     assert report.fp16_range is not None
-    assert report.fp16_range.largest < 1000
+    assert report.fp16_range.largest < (1000 if name == "LeftPadded" else 100)  # its scores are larger

@@ -185,6 +185,24 @@ def test_bytes_that_are_no_graph_are_refused(raw: bytes) -> None:
         external_weights.find(raw, "graph")
 
 
+@pytest.mark.parametrize("dims", [[0, 1 << 62, 1 << 62], [1 << 63], [1] * 65], ids=str)
+def test_a_shape_that_no_array_can_have_is_refused(dims: list[int]) -> None:
+    weight = external.external("w", external.place(length=0 if 0 in dims else 4), [0])
+    weight.ClearField("dims")
+    varints = b"".join(_varint(size) for size in dims)
+    raw = weight.SerializeToString() + b"\x0a" + _varint(len(varints)) + varints
+    with pytest.raises(Refused, match="w cannot be outside of the graph"):
+        external_weights.find(
+            b"\x3a" + _varint(len(raw) + 1 + len(_varint(len(raw)))) + b"\x2a" + _varint(len(raw)) + raw, "graph"
+        )
+
+
+def _varint(number: int) -> bytes:
+    """A number of seven bits per byte, as protobuf writes it."""
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
 @pytest.mark.parametrize("field", [13, 14])
 def test_a_field_with_a_number_beyond_32_bits_is_refused(field: int) -> None:
     """ONNX Runtime keeps the lower bits, and reads external weights where a parser that keeps all finds none."""

@@ -148,7 +148,7 @@ class OverflowingAdded(Masked):
 
 
 class OverflowingClamped(Masked):
-    """The values that overflow are clamped, and so are infinite ones."""
+    """The scores are too large for FP16, and clamped before the mask."""
 
     def scores(self, scores: Tensor) -> Tensor:
         return (scores * 3e4 * 30.0).clamp(-5.0, 5.0).masked_fill(self.later, -1e9)

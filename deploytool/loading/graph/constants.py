@@ -16,7 +16,6 @@ from deploytool.loading.graph import element_types
 from deploytool.loading.graph.element_types import Value
 
 _UNSAFE = re.compile(r"\W")
-_LARGEST_TABLE = 1 << 16  # elements of a constant that is an index, a shape or a size at most
 
 
 def attribute_name(name: str, module: nn.Module, used: Collection[str]) -> str:
