@@ -12,7 +12,7 @@ from deploytool.backends.session import Array, Session, in_batches
 from deploytool.loading import weights_file
 from deploytool.loading.graph import definition, layout
 
-__all__ = ["Session", "fingerprint", "start"]
+__all__ = ["fingerprint", "start"]
 
 
 @contextmanager

@@ -19,6 +19,8 @@ def settle(model: Model, options: ExportOptions) -> Model:
     assert model.given is not None
     if options.weights:
         raise BadInput(f"{model.factory} has its own weights, so --weights does not apply", "leave --weights out")
+    if options.forward:
+        raise BadInput(f"{model.factory} is a graph, whose only arguments are its inputs", "leave --forward out")
     if options.exporter != ExportOptions.exporter:
         raise BadInput(f"{model.factory} is a graph already, so --exporter does not apply", "leave --exporter out")
     batch, fixed = checks.size_range("batch", options.batch), model.given.batch

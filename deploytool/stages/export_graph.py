@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from deploytool.backends import eager, given_graph
-from deploytool.backends.session import load_backend
+from deploytool.backends.session import Session, load_backend
 from deploytool.data.golden import Golden
 from deploytool.errors import StageFailed
 from deploytool.exporters import floor
@@ -27,7 +27,6 @@ from deploytool.spec import GivenGraph, Job, Model
 
 _WORKER = "deploytool.loading.graph.convert_worker"
 _SECONDS = 300.0
-_AS_GIVEN = "the file as given"
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,14 @@ class _Task:
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the graph with the inputs and outputs of its model, without documentation, at the requested opset.
 
-    If the version converter fails or its result is wrong, the opset of the file stays, with a remark, unless the user
-    requested another one. Raises StageFailed if the file as given deviates from its own answers in FP64.
+    If the version converter fails or its result is wrong, the opset of the file stays, with a remark. Raises
+    StageFailed if the file as given, or the graph, deviates from the answers in FP64, and if a runtime of `floor`
+    cannot read the graph.
     """
     task = _Task(job, inputs.source(), inputs.golden(), out)
     references = _references(task)
     with given_graph.start(task.source.weights) as session:
-        as_given = _check(session, references, task, _AS_GIVEN, half=task.given.half)
+        as_given = _check(session, references, task, "the file as given", half=task.given.half)
     graph = _graph(task.model)
     before, remarks = _opset(graph), list[str]()
     storage.save(graph, out)
@@ -115,7 +115,7 @@ def _references(task: _Task) -> tuple[ReferenceCases, ...]:
 
 
 def _check(
-    session: given_graph.Session, references: Sequence[ReferenceCases], task: _Task, what: str, *, half: bool = False
+    session: Session, references: Sequence[ReferenceCases], task: _Task, what: str, *, half: bool = False
 ) -> float:
     """The error against FP64; raises StageFailed if a check fails. `half`: it computes in FP16."""
     requested = task.job.options.tolerance

@@ -15,7 +15,6 @@ from deploytool.backends import eager
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
 from deploytool.loading.graph import definition, structure, trial
-from deploytool.loading.graph.trial import Answer
 from deploytool.loading.module import build
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
@@ -36,8 +35,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     with torch.no_grad():
         count = options.fixed_batch or 2
         batches = [probe.draw_cases(model, options, count, seed=seed) for seed in range(_DRAWS)]
-        answers = trial.run(model, batches)
-        model = _with_outputs(model, answers, options)
+        model = _with_outputs(model, trial.run(model, batches), options)
         module = build.build(model).module
         size = _bytes(module)
         memory_estimate.check(size, job)
@@ -54,22 +52,22 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     }
 
 
-def _with_outputs(model: Model, answers: Sequence[Sequence[Answer]], options: Options) -> Model:
+def _with_outputs(model: Model, runs: Sequence[Sequence[tuple[int, ...]]], options: Options) -> Model:
     """The model with the axis of the batch in each output, which is known for a single case only after a run.
 
-    Raises BadInput for an output whose size depends on the data.
+    `runs` are the shapes of the outputs in each run. Raises BadInput for an output whose size depends on the data.
     """
     assert model.given is not None
     names, places = definition.output_names(model), []
     varying = [
         name
-        for name, *shapes in zip(names, *answers, strict=True)
-        if name in (options.outputs or names) and len({answer.shape for answer in shapes}) > 1
+        for name, *shapes in zip(names, *runs, strict=True)
+        if name in (options.outputs or names) and len(set(shapes)) > 1
     ]
-    for name, place, *shapes in zip(names, model.given.outputs, *answers, strict=True):
+    for name, place, *shapes in zip(names, model.given.outputs, *runs, strict=True):
         if name in varying:
             raise _varying(model, place.name, [other for other in names if other not in varying])
-        places.append(_place(place, shapes[0].shape, options))
+        places.append(_place(place, shapes[0], options))
     return replace(model, given=replace(model.given, outputs=tuple(places)))
 
 

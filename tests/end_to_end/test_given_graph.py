@@ -138,6 +138,7 @@ def test_an_output_of_a_size_that_depends_on_the_data_can_be_left_out(tmp_path: 
         ({}, "leaves open how large these are: seq of ids and attention_mask", "--size seq=SMALLEST:TYPICAL:LARGEST"),
         ({"exporter": "dynamo"}, "is a graph already, so --exporter does not apply", "leave --exporter out"),
         ({"weights": __file__}, "has its own weights, so --weights does not apply", "leave --weights out"),
+        ({"forward": {"flag": True}}, "is a graph, whose only arguments are its inputs", "leave --forward out"),
         ({"arguments": {"width": 2}}, "is a graph, and takes no argument width", "leave --arg out"),
         ({"outputs": "logits", "sizes": {"seq": 4}}, "has no output logits", "its outputs are: hidden"),
     ],

@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from deploytool.loading.graph import structure
 from deploytool.loading.graph.batch_axis import Dimensions
-from deploytool.spec import BATCH, GivenTensor, Model, Tensor
+from deploytool.spec import GivenTensor, Model, Tensor
 
 _AXES_AS_INPUT = 13  # opset from which Squeeze and Unsqueeze take their axes as an input
 _MIN_IR = 4  # from which an initialiser need not be an input
@@ -63,20 +63,16 @@ def _adapt_input(
 ) -> list[NodeProto]:
     """The nodes that make the tensor of the file from the input of the model; none if they are the same."""
     nodes: list[NodeProto] = []
+    if place.name != tensor.name:
+        _release(graph, tensor.name)
     if place.batch_axis == 0:
-        if place.name != tensor.name:
-            _release(graph, tensor.name)
-            rename(graph, place.name, tensor.name)
-            value.name = tensor.name
+        rename(graph, place.name, tensor.name)
     else:
-        if place.name != tensor.name:
-            _release(graph, tensor.name)
         inner = _unused(graph, f"{place.name}_given")
         rename(graph, place.name, inner)
         nodes = _move(tensor.name, inner, place, len(tensor.shape), version, back=False)
-        value.name = tensor.name
-    shape = tuple(BATCH if axis == 0 and size == BATCH else size for axis, size in enumerate(tensor.shape))
-    if set_dimensions(value, shape):
+    value.name = tensor.name
+    if set_dimensions(value, tensor.shape):
         del graph.value_info[:]  # they may contradict the sizes
     return nodes
 
@@ -126,6 +122,8 @@ def _move(source: str, target: str, place: GivenTensor, rank: int, version: int,
 
 def rename(graph: GraphProto, old: str, new: str) -> None:
     """Renames a tensor wherever a graph, or a graph inside its nodes, makes or uses it."""
+    if old == new:
+        return
     for node in structure.nodes(graph, "the graph"):
         for names in (node.input, node.output):
             for index, name in enumerate(names):

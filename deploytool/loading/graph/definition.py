@@ -105,8 +105,7 @@ def _input(value: onnx.ValueInfoProto, file: str) -> _Input:
     known = dimensions(value)
     if known is None:
         raise BadInput(f"{file}: the input {value.name} has no shape", "export the model with shapes of its inputs")
-    empty = [axis for axis, size in enumerate(value.type.tensor_type.shape.dim) if size.HasField("dim_value")]
-    if any(value.type.tensor_type.shape.dim[axis].dim_value == 0 for axis in empty):
+    if any(size.HasField("dim_value") and size.dim_value == 0 for size in value.type.tensor_type.shape.dim):
         raise BadInput(f"{file}: the input {value.name} is empty: a dimension is 0", "export the model without it")
     return _Input(value.name, known, dtype)
 

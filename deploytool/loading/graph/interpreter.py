@@ -15,8 +15,7 @@ from deploytool.loading.graph import element_types, preparation, turns
 from deploytool.loading.graph.element_types import UNKNOWN, Value
 from deploytool.loading.graph.node import Node
 from deploytool.loading.graph.scope import GraphContext, Scope
-
-_OLDEST = 7  # the first opset whose operators broadcast as numpy does
+from deploytool.loading.graph.structure import MIN_OPSET
 
 
 class GraphModule(Scope):
@@ -29,8 +28,8 @@ class GraphModule(Scope):
 
     def __init__(self, graph: onnx.ModelProto) -> None:
         opsets = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in graph.opset_import}
-        if opsets.get("", _OLDEST) < _OLDEST:
-            problem = f"the graph has opset {opsets['']}, and the oldest supported one is {_OLDEST}"
+        if opsets.get("", MIN_OPSET) < MIN_OPSET:
+            problem = f"the graph has opset {opsets['']}, and the oldest supported one is {MIN_OPSET}"
             raise BadInput(problem, "convert it with onnx.version_converter, or export it again")
         model = preparation.inlined(graph)
         opsets = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in model.opset_import}
@@ -43,8 +42,8 @@ class GraphModule(Scope):
         """The outputs by name, in the graph's order, for the inputs in the graph's order.
 
         An input that has an initialiser is none. FP16 and BF16 outputs are rounded to their type, except inside
-        `fp64.run()`. Raises StageFailed if a node cannot be computed or loops too
-        often, BadInput for another number of inputs.
+        `fp64.run()`. Raises StageFailed if a node cannot be computed or loops too often, BadInput for another number of
+        inputs.
         """
         if len(inputs) != len(self.input_names):
             expected = f"{len(self.input_names)} inputs ({', '.join(self.input_names)})"

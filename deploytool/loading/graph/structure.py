@@ -9,12 +9,12 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from deploytool.errors import BadInput
 
-MIN_OPSET = 7
+MIN_OPSET = 7  # the first opset whose operators broadcast as numpy does
 _STANDARD = ("", "ai.onnx")
 _RUNTIME = "com.microsoft"  # operators that ONNX Runtime writes into graphs that it optimised
 _STANDARD_ONLY = "export the model with standard ONNX operators only"
 _MAX_DEPTH = 16  # of graphs inside the nodes of graphs
-_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")  # how much they keep depends on values
 _AGAIN = "export the model again"
 
@@ -111,7 +111,7 @@ def _check_operator(
     version = versions.get("", versions.get("ai.onnx", 0))
     if not onnx.defs.has(node.op_type, "") or not _is_defined(node.op_type, version):
         raise BadInput(f"{name}: the {label(node)} has no definition in opset {version}", _AGAIN)
-    if node.op_type in _RANDOM:
+    if node.op_type in RANDOM:
         problem = f"{name}: the {label(node)} draws random numbers, so no two runs are equal"
         raise BadInput(problem, "export the model in evaluation mode, or pass the random numbers as an input")
 

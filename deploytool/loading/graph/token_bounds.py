@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from onnx import GraphProto, NodeProto, TensorProto
 
@@ -36,7 +36,8 @@ class _Tables:
     """The constants of a graph that inputs can index."""
 
     def __init__(self, graph: GraphProto) -> None:
-        self.producers = {node_output: node for node in _all_nodes(graph) for node_output in node.output if node_output}
+        nodes = structure.nodes(graph, "the graph")
+        self.producers = {name: node for node in nodes for name in node.output if name}
         self._constants: dict[str, TensorProto] = {weight.name: weight for weight in graph.initializer}
         for name, node in self.producers.items():
             if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
@@ -71,10 +72,6 @@ class _Tables:
             return [int(number) for number in weights.values(tensor).reshape(-1)]
         except (ValueError, TypeError, KeyError):
             return []
-
-
-def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    return structure.nodes(graph, "the graph")
 
 
 def _source(producers: Mapping[str, NodeProto], name: str, through: tuple[str, ...]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,8 @@ _FILE = re.compile(r"Load model from .* failed:\s*")
 _ONLY_STANDARD = "check that the file is complete, and export it again with standard operators"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The type and shape of an output of the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[Answer]]:
-    """The outputs of the file, in its order, for each batch of the model's inputs.
+def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[list[tuple[int, ...]]]:
+    """The shapes of the outputs of the file, in its order, for each batch of the model's inputs.
 
     Raises BadInput if ONNX Runtime refuses the file, crashes on it, or does not end.
     """
@@ -47,7 +38,7 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
         files = [str(folder / f"{number}.npz") for number in range(len(batches))]
         for file, batch in zip(files, batches, strict=True):
             np.savez(file, *layout.to_file(model, batch).values())
-        result = folder / "outputs.json"
+        result = folder / "shapes.json"
         try:
             run_limited(
                 workers.command(_WORKER),
@@ -57,13 +48,13 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
                 max_file_bytes=_MAX_RESULT_BYTES,
                 task=[str(path), files, str(result)],
             )
-            answers = json.loads(result.read_text(encoding="utf-8"))
+            shapes = json.loads(result.read_text(encoding="utf-8"))
         except ChildFailed as error:
             raise _failure(model, batches[0], error.last_line) from error
         except ChildDied as error:
             problem = f"ONNX Runtime cannot run {model.factory}: {exception_text.one_line(error)}"
             raise BadInput(problem, "check where the file comes from, and that it is complete") from error
-    return [[Answer(dtype, tuple(shape)) for dtype, shape in batch] for batch in answers]
+    return [[tuple(shape) for shape in batch] for batch in shapes]
 
 
 def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) -> BadInput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from deploytool.errors import StageFailed
+from deploytool.loading.graph import structure
 from deploytool.loading.graph.op import Op, Operator
 from deploytool.loading.graph.operators import (
     activations,
@@ -27,7 +28,6 @@ from deploytool.loading.graph.operators import (
 
 _MICROSOFT = "com.microsoft"
 _STANDARD = ("", "ai.onnx")
-_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 _GROUPS = (
     *(activations, arithmetic, attention, control_flow, convolution, detection, indexing, normalization, pooling),
@@ -42,7 +42,7 @@ def find(op: Op) -> Operator | None:
         return microsoft.OPERATORS.get(op.node.op_type)
     if op.node.domain not in _STANDARD:
         return None
-    if op.node.op_type in _RANDOM:
+    if op.node.op_type in structure.RANDOM:
         problem = f"the node {op.label} draws random numbers, so that no two runs of the graph agree"
         raise StageFailed(problem, "make its values an input of the graph, or export in evaluation mode")
     if op.node.op_type == "SimplifiedLayerNormalization":  # ONNX Runtime writes it in the standard domain
