@@ -172,7 +172,7 @@ def _value(location: str, kind: Any, value: Any, folder: Path) -> Any:
 def _refuse_table(location: str, table: Mapping[str, Any]) -> None:
     """Raises BadInput for a table where a list of strings is expected; shows the table as that list."""
     pairs = [f'"{name}={value}"' for name, value in table.items() if isinstance(value, (str, int, float))]
-    remedy = f"{location.rpartition(' ')[2]} = [{', '.join(pairs)}]" if pairs else "a list of strings"
+    remedy = f"[{', '.join(pairs)}]" if pairs else "a list of strings"
     raise BadInput(f"{location} = {table!r} is a table", f"write {remedy}")
 
 

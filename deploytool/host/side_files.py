@@ -69,7 +69,7 @@ def location_problem(location: str, graph: str) -> str | None:
     parts = location.split("/")
     if location.startswith("/") or ".." in parts:
         return "which leaves the folder of the graph"
-    if any(part in ("", ".") or part.endswith((" ", ".")) for part in parts):
+    if any(part in ("", ".") or part != part.rstrip() or part.endswith(".") for part in parts):
         return "which is not in its shortest form"
     if location.casefold() == graph.casefold():
         return "which is the graph itself"
@@ -95,7 +95,7 @@ def size(folder: Path, location: str, graph: Path) -> int:
             if stat.S_ISLNK(state.st_mode):
                 raise ValueError(f"{path} is a link")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path.name[:80]} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(state.st_mode):
         raise ValueError(f"{path} is not a regular file")
     if state.st_ino and path.samefile(graph):

@@ -14,7 +14,7 @@ from deploytool.spec import Stage
 from tests.cli import hostile
 from tests.cli.conftest import OutputOf
 
-STATES = ("schema", "stage", "status", "verdict", "outcome", "kind", "origin")  # fields with a fixed set of values
+STATES = ("schema", "stage", "status", "verdict", "outcome", "kind", "origin", "baseline")  # with fixed values
 MANIFEST = (  # fields whose invalid values are refused at once
     *("schema", "path", "paths", "sha256", "role", "recipe", "images", "dtype", "layout", "channels", "interpolation"),
     *("free", "classes", "precision", "io", "shape", "flavour"),

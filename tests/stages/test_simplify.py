@@ -18,7 +18,7 @@ import pytest
 
 from deploytool.data import golden
 from deploytool.data.golden import Floor, Golden, Noise
-from deploytool.errors import StageFailed
+from deploytool.errors import BadInput
 from deploytool.host import process
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
@@ -170,7 +170,7 @@ def test_a_search_that_takes_too_long_ends_without_onnxsim(
 
 def test_an_invalid_input_graph_is_an_error(run_copy: Path, tmp_path: Path) -> None:
     (run_copy / "export" / "model.onnx").write_bytes(b"invalid")
-    with pytest.raises(StageFailed, match="ONNX Runtime cannot load"):
+    with pytest.raises(BadInput, match=r"export/model\.onnx is not an ONNX graph"):
         make(run_copy, tmp_path / "model.onnx")
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from deploytool.errors import BadInput, ChildDied, ChildFailed
 from deploytool.host import exception_text, scratch, workers
 from deploytool.host.process import run_limited
-from deploytool.loading.graph import layout, trial_worker, widening
+from deploytool.loading.graph import layout, widening
 from deploytool.rewrites.graph import storage
 from deploytool.spec import Model
 
@@ -48,26 +48,26 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
                 max_file_bytes=_MAX_RESULT_BYTES,
                 task=[str(path), files, str(result)],
             )
-            shapes = json.loads(result.read_text(encoding="utf-8"))
+            document = json.loads(result.read_text(encoding="utf-8"))
         except ChildFailed as error:
-            raise _failure(model, batches[0], error.last_line) from error
+            raise _refused(model, error.last_line) from error
         except ChildDied as error:
             problem = f"ONNX Runtime cannot run {model.factory}: {exception_text.one_line(error)}"
             raise BadInput(problem, "check where the file comes from, and that it is complete") from error
-    return [[tuple(shape) for shape in batch] for batch in shapes]
+    shapes = [[tuple(shape) for shape in batch] for batch in document["shapes"]]
+    if document["failure"]:
+        given = ", ".join(f"{name} {array.shape}" for name, array in batches[len(shapes)].items())
+        problem = f"ONNX Runtime cannot run {model.factory} on {given}: {_reason(document['failure'])}"
+        raise BadInput(problem, "state the sizes that it takes: --size, --input; or give inputs: --inputs FILE.npz")
+    return shapes
 
 
-def _failure(model: Model, inputs: Mapping[str, npt.NDArray[Any]], line: str) -> BadInput:
-    """The error for a file that cannot be loaded, or that fails on the inputs that were drawn for it."""
-    _, fails_on_inputs, reason = line.partition(trial_worker.RUNNING)
-    if not fails_on_inputs:
-        narrow = widening.is_bfloat16(storage.load_structure(Path(model.factory)))
-        what = f"{model.factory} computes in BF16, and ONNX Runtime cannot" if narrow else "ONNX Runtime cannot"
-        problem = f"{what} load {'it' if narrow else model.factory}: {_reason(line)}"
-        return BadInput(problem, widening.FROM_BFLOAT16 if narrow else _ONLY_STANDARD)
-    shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
-    problem = f"ONNX Runtime cannot run {model.factory} on {shapes}: {_reason(reason)}"
-    return BadInput(problem, "state the sizes that it takes: --size, --input; or give inputs: --inputs FILE.npz")
+def _refused(model: Model, line: str) -> BadInput:
+    """The error for a file that ONNX Runtime cannot load."""
+    narrow = widening.is_bfloat16(storage.load_structure(Path(model.factory)))
+    what = f"{model.factory} computes in BF16, and ONNX Runtime cannot" if narrow else "ONNX Runtime cannot"
+    problem = f"{what} load {'it' if narrow else model.factory}: {_reason(line)}"
+    return BadInput(problem, widening.FROM_BFLOAT16 if narrow else _ONLY_STANDARD)
 
 
 def _reason(line: str) -> str:
