@@ -93,8 +93,8 @@ def flip(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_graph_has_a_side_file_and_the_same_content(single: Path, split: Path, stage: Stage) -> None:
-    assert storage.side_file(graph(split, stage)).is_file()
-    assert not storage.side_file(graph(single, stage)).exists()
+    assert side_files.side_file(graph(split, stage)).is_file()
+    assert not side_files.side_file(graph(single, stage)).exists()
     assert one_file(graph(split, stage)) == graph(single, stage).read_bytes()
     assert sorted(path.name for path in graph(split, stage).parent.iterdir()) == ["model.onnx", FILE, "receipt.json"]
 
@@ -128,7 +128,7 @@ def test_dynamo_writes_a_side_file_with_the_same_content(lowered: None, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "MAX_INLINE_BYTES", 1 << 20)
         single = exported(tmp_path / "single", options, TO_EXPORT)
-    assert storage.side_file(graph(split, Stage.EXPORT)).is_file()
+    assert side_files.side_file(graph(split, Stage.EXPORT)).is_file()
     assert one_file(graph(split, Stage.EXPORT)) == graph(single, Stage.EXPORT).read_bytes()
 
 
@@ -138,13 +138,13 @@ def test_a_rewrite_that_is_requested_is_applied(split: Path, single: Path, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "MAX_INLINE_BYTES", 1 << 20)
         expected = exported(tmp_path / "single", options, recipe)
-    assert storage.side_file(graph(folded, Stage.REWRITE)).is_file()
+    assert side_files.side_file(graph(folded, Stage.REWRITE)).is_file()
     assert one_file(graph(folded, Stage.REWRITE)) == graph(expected, Stage.REWRITE).read_bytes()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_changed_byte_of_a_side_file_is_noticed_by_the_receipt(copy: Path, stage: Stage) -> None:
-    file = storage.side_file(graph(copy, stage))
+    file = side_files.side_file(graph(copy, stage))
     content = file.read_bytes()
     for offset in (*range(0, len(content), 997), len(content) - 1):
         flip(file, offset)

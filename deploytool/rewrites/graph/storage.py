@@ -74,7 +74,7 @@ def save(graph: ModelProto, path: Path) -> None:
     There is a side file if the weights exceed `weights.MAX_INLINE_BYTES`; one of an earlier graph is removed. Raises
     StageFailed if the graph without its weights is too large for ONNX, ResourceExhausted if it cannot be written.
     """
-    side = side_file(path)
+    side = side_files.side_file(path)
     if weights.weight_bytes(graph) <= weights.MAX_INLINE_BYTES:
         disk.write(path, weights.serialise(weights.inlined(graph)))
         side.unlink(missing_ok=True)
@@ -99,22 +99,17 @@ def save(graph: ModelProto, path: Path) -> None:
     disk.write(path, content)
 
 
-def side_file(path: Path) -> Path:
-    """The side file that `save` writes for the graph in a file."""
-    return side_files.side_file(path)
-
-
 def copy(source: Path, target: Path) -> None:
     """Copies a graph and its side files; never by hard links, with which onnx refuses to read side files."""
     sides = files_of(source)[1:]
     if not sides:
         disk.write(target, source.read_bytes())
-        side_file(target).unlink(missing_ok=True)
+        side_files.side_file(target).unlink(missing_ok=True)
         return
     if len(sides) > 1:
         save(load(source), target)
         return
-    model, side = load_structure(source), side_file(target)
+    model, side = load_structure(source), side_files.side_file(target)
     for tensor in _external_tensors(model):
         weights.set_reference(tensor, side.name, _reference(tensor, source).offset)
     content = weights.serialise(model)
@@ -125,7 +120,7 @@ def copy(source: Path, target: Path) -> None:
 
 def remove(path: Path) -> None:
     """Removes a graph that `save` or `copy` wrote, with its side file."""
-    for file in (path, side_file(path)):
+    for file in (path, side_files.side_file(path)):
         file.unlink(missing_ok=True)
 
 

@@ -165,3 +165,13 @@ def test_a_graph_that_onnx_runtime_cannot_compute_in_bf16_is_refused_with_its_co
     with pytest.raises(BadInput, match=r"computes in BF16, and ONNX Runtime cannot load it: .*MatMul") as raised:
         trial.run(model, [{"x": np.zeros((2, 8), np.float32)}])
     assert "model.float()" in raised.value.remedy
+
+
+def test_a_graph_that_fails_on_its_inputs_is_refused_with_their_shapes(tmp_path: Path) -> None:
+    onnx.save(given_graphs.mlp(), tmp_path / "net.onnx")
+    model = definition.read(tmp_path / "net.onnx", "net", ())
+    (tensor,) = model.inputs
+    wider = np.zeros((2, int(tensor.shape[1]) + 1), np.float32)
+    with pytest.raises(BadInput, match=rf"cannot run .*net\.onnx on {tensor.name} \(2, {wider.shape[1]}\): ") as raised:
+        trial.run(model, [{tensor.name: wider}])
+    assert "--inputs FILE.npz" in raised.value.remedy

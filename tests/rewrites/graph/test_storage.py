@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.errors import BadInput
+from deploytool.host import side_files
 from deploytool.rewrites.graph import storage, weights
 from tests.rewrites.graph import external
 from tests.rewrites.graph.external import BYTES, Attack, place
@@ -48,7 +49,7 @@ def test_external_data_that_is_unsafe_or_wrong_is_refused_in_one_line(attack: At
 
 def test_a_small_graph_is_one_file_with_the_bytes_of_its_message(tmp_path: Path) -> None:
     graph, path = external.inline(2), tmp_path / "model.onnx"
-    storage.side_file(path).touch()  # of an earlier graph
+    side_files.side_file(path).touch()  # of an earlier graph
     storage.save(graph, path)
     assert path.read_bytes() == graph.SerializeToString(deterministic=True)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
@@ -79,7 +80,7 @@ def test_a_graph_that_shrinks_is_one_file_again(tmp_path: Path) -> None:
     again = [file.read_bytes() for file in storage.files_of(tmp_path / "again.onnx")]
     assert again[1] == before[1]
     storage.save(external.inline(2), path)
-    assert not storage.side_file(path).exists()
+    assert not side_files.side_file(path).exists()
 
 
 @pytest.mark.usefixtures("_low_limit")
