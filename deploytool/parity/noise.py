@@ -21,6 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from deploytool.backends import eager
+from deploytool.backends.session import Session
 from deploytool.data.golden import Arrays, Edge, Floor, Noise
 from deploytool.errors import StageFailed
 from deploytool.loading import weights_file
@@ -44,8 +45,8 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with severa
 # with other values, which folding and rounding produce, up to half as far again; and two artifacts may both add
 # sequentially and deviate in opposite directions. The error is a bound and not a random draw, so its share in a noise
 # floor is divided by the margin that tolerances add for random draws.
-_ORDER_FACTOR = 3.0
-_ORDER_SHARE = Floor(_ORDER_FACTOR / metrics.MARGIN32.max_error, _ORDER_FACTOR / metrics.MARGIN32.rms)
+ORDER_FACTOR = 3.0
+_ORDER_SHARE = Floor(ORDER_FACTOR / metrics.MARGIN32.max_error, ORDER_FACTOR / metrics.MARGIN32.rms)
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 TorchInputs = Mapping[str, torch.Tensor]
@@ -99,6 +100,12 @@ def perturbed_runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tu
         return _answers(module, model, _to_torch(inputs))
 
     return (unrounded,), (rounded(_nearest_fp16), rounded(_stochastic_fp16(0)))
+
+
+def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
+    """The answers of a session of torch on the CPU with every sum sequential."""
+    with _SequentialMode():
+        return replay(session, inputs, SMALL_BATCHES)
 
 
 class NoiseAtSizes:

@@ -48,6 +48,18 @@ def test_a_large_case_masks_no_errors_of_others_and_a_small_one_does_not_decide(
     assert parity(got, large).max_error == pytest.approx(0.5 / np.abs(EXPECTED[1]).max())
 
 
+def test_the_angle_of_a_case_near_zero_counts_on_the_scale_of_the_largest() -> None:
+    """A voice detector at two samples: silence gives probabilities near zero, which FP32 rounding moves by 4e-8."""
+    expected = np.array([[0.31317827, 0.00794735], [0.00042335, 0.00028644]])
+    got = expected + np.array([[6.2e-8, 0.0], [3.7e-8, 0.0]])
+    limits = metrics.tolerances(Noise(Floor(1.2e-6, 1.6e-6), Floor(1e-3, 1e-3)), {}).fp32
+    assert metrics.check({"probability": got}, {"probability": expected}, "FP64", limits).broken == ()
+    got[1] += [0.0, 6e-6]
+    assert "snr_db" in metrics.check({"probability": got}, {"probability": expected}, "FP64", limits).broken
+    got[0] = expected[0, ::-1]
+    assert "cosine" in metrics.check({"probability": got}, {"probability": expected}, "FP64", limits).broken
+
+
 def test_swapped_classes_lower_the_agreement() -> None:
     got = EXPECTED.copy()
     best = got[0].argmax()

@@ -59,7 +59,7 @@ def assert_covered(runtime: Array, ours: Array, exact: Array, pytorch: Array | N
     """Fails unless ONNX Runtime's error is within what a tolerance derives from the sequential and PyTorch's error."""
     rounding = 16 * 2.0**-24  # allowed by every tolerance
     margin = 0.0 if pytorch is None else metrics.MARGIN32.rms * error(pytorch, exact)
-    assert error(runtime, exact) <= max(noise._ORDER_FACTOR * error(ours, exact), margin, rounding)
+    assert error(runtime, exact) <= max(noise.ORDER_FACTOR * error(ours, exact), margin, rounding)
 
 
 @pytest.mark.parametrize("kind", DATA)
@@ -160,7 +160,7 @@ def test_norms_over_positions(kind: str, places: int) -> None:
     exact = functional.instance_norm(torch.from_numpy(x).double()).numpy()
     runtime, ours = onnxruntime_answer("InstanceNormalization", x, *affine), sequential(functional.instance_norm, x)
     deviations = [float(np.abs(answer - exact).max()) for answer in (runtime, ours)]
-    assert deviations[0] <= max(noise._ORDER_FACTOR * deviations[1], 1e-5)
+    assert deviations[0] <= max(noise.ORDER_FACTOR * deviations[1], 1e-5)
 
 
 @pytest.mark.parametrize(

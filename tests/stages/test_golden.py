@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from deploytool.backends import eager
 from deploytool.data import golden, images
+from deploytool.data.golden import Edge, Floor, Noise
 from deploytool.errors import StageFailed
 from deploytool.results.artifact import Kind
-from deploytool.spec import Job
+from deploytool.spec import Job, Model, Tensor
 from deploytool.stages import golden as stages_golden
 from tests.conftest import QUICK, TINY, artifacts
 
@@ -58,3 +62,39 @@ def test_a_model_that_returns_nan_is_an_error(run_copy: Path, tmp_path: Path) ->
     with pytest.raises(StageFailed, match="the model returns NaN"):
         stages_golden.make(Job(TINY, QUICK), tmp_path / "golden.npz", artifacts(run_copy))
     assert not (tmp_path / "golden.npz").exists()
+
+
+class Recogniser(nn.Module):
+    """The beginning of a speech model: GroupNorm over time of one channel a group, then LayerNorm over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Conv1d(1, 16, 10, 5, bias=False), nn.GroupNorm(16, 16))
+        self.last = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 4))
+
+    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.last(self.first(sound[:, None]).transpose(1, 2)).mean(1)
+        return answer
+
+
+@torch.inference_mode()
+def test_an_edge_at_which_the_order_of_sums_decides_is_left_out() -> None:
+    """The variance of a constant is zero: what is normalised is how a runtime adds, which differs from PyTorch."""
+    model = Model(
+        "recogniser", "-", inputs=(Tensor("sound", ("batch", 8000)),), outputs=(Tensor("scores", ("batch", 4)),)
+    )
+    sound = np.random.default_rng(0).normal(size=(1, 8000)).astype(np.float32)
+    module = Recogniser().eval()
+    single, double = (
+        eager.make_session(each, model, double)
+        for each, double in ((module, False), (Recogniser().double().eval(), True))
+    )
+    edges = [
+        Edge(name, True, {"sound": values}, single(sound=values), double(sound=values))
+        for name, values in (("a constant", np.full_like(sound, 1.7)), ("quiet", sound * np.float32(0.1)))
+    ]
+    floor = Noise(Floor(1e-6, 1e-6), Floor(1e-3, 1e-3))
+    kept, (remark,) = stages_golden._judgeable(edges, single, double(sound=sound), floor)
+    assert [edge.name for edge in kept] == ["quiet"]
+    assert str(remark).startswith("edge case a constant is left out: the order of FP32 sums alone changes")
