@@ -49,8 +49,10 @@ def check(
 
 def error(got: Arrays, edge: Edge, reference: Arrays, parts: Sequence[OutputPart]) -> float:
     """The largest error of `got` at an edge case, relative to the scale of the golden answers `reference`."""
-    both = (_beside_largest(arrays, list(edge.reference), reference, parts) for arrays in (got, edge.reference))
-    return metrics.compare(*both, parts=parts).max_error
+    answered, expected = (
+        _beside_largest(arrays, list(edge.reference), reference, parts) for arrays in (got, edge.reference)
+    )
+    return metrics.compare(answered, expected, parts=parts).max_error
 
 
 def _beside_largest(
