@@ -72,9 +72,14 @@ def _minutes(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02d}"
 
 
+def live_console(console: Console) -> Console:
+    """The console for a display that is redrawn: `console` if it is a terminal, else stderr."""
+    return console if console.is_terminal else cli_console.progress_console()
+
+
 def bar(console: Console) -> Progress:
     """A progress bar, disabled without a terminal; lines on the same terminal must be printed to its console."""
-    target = console if console.is_terminal else cli_console.progress_console()
+    target = live_console(console)
     bar_column = (BarColumn(20),) if target.width >= 72 else ()
     description, clock = (
         TextColumn(template, markup=False) for template in ("{task.description}", "{task.fields[clock]}")

@@ -1,0 +1,242 @@
+"""Progress of a sweep: a live display on a terminal, elsewhere plain lines at a bounded rate."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Column, Table
+from rich.text import Text
+
+from deploytool.cli import console as cli_console
+from deploytool.cli import progress
+from deploytool.host import terminal
+from deploytool.results.sweep import CellState
+from deploytool.results.sweep_events import CellEnded, CellReturned, CellStarted, Event, Follow, Kind, SweepStarted
+
+_PERIODS_S = (2.0, 5.0, 10.0, 20.0)  # between the first lines without a terminal
+_LONGEST_PERIOD_S = 30.0  # between all later ones
+_SILENCE_S = 240.0  # the longest time without a line: some CI services end a job that prints nothing
+_LISTED = 5  # cells that are named in one period; the others are counted
+_SHOWN = 8  # running cells below the bar
+_BAR_WIDTH = 20  # columns
+_REFRESH_PER_S = 4
+_FAILED = (CellState.FAILED, CellState.REFUSED, CellState.LOST)
+Now = Callable[[], float]
+
+
+class Tally:
+    """Counts the cells of a sweep and estimates the remaining time; may be read and updated by several threads.
+
+    A cell that is to be done is expected to take the mean of the finished cells of its kind; without one, that of the
+    kind without its last word, and so on, down to the mean of all finished cells.
+    """
+
+    def __init__(self, now: Now = time.monotonic) -> None:
+        self._now, self._start, self._lock = now, now(), threading.RLock()
+        self.total = self.finished = self.workers = self.failed = 0
+        self.running: dict[str, tuple[Kind, float]] = {}  # kind and start of each cell
+        self._waiting: Counter[Kind] = Counter()
+        self._spent: dict[Kind, tuple[int, float]] = {}  # number and seconds of finished cells, by every prefix
+
+    def update(self, event: Event) -> None:
+        """Counts an event."""
+        with self._lock:
+            if isinstance(event, SweepStarted):
+                self.total, self.finished = len(event.cells) + event.finished, event.finished
+                self.workers = event.workers
+                self._waiting.update(event.cells)
+            elif isinstance(event, CellStarted):
+                self._waiting[event.kind] -= 1
+                self.running[event.cell] = (event.kind, self._now())
+            elif isinstance(event, CellReturned):
+                self.running.pop(event.cell, None)
+                self._waiting[event.kind] += 1
+            else:
+                self._end(event)
+
+    def _end(self, event: CellEnded) -> None:
+        if self.running.pop(event.cell, None) is None:
+            self._waiting[event.kind] -= 1  # it ended without having begun, as a cell that is refused at once
+        self.finished += 1
+        self.failed += event.state in _FAILED
+        for length in range(len(event.kind) + 1):
+            count, seconds = self._spent.get(event.kind[:length], (0, 0.0))
+            self._spent[event.kind[:length]] = (count + 1, seconds + event.seconds)
+
+    def remaining(self) -> float | None:
+        """The remaining seconds; None before the first cell has ended."""
+        with self._lock:
+            if () not in self._spent:
+                return None
+            waiting = sum(count * self._expected(kind) for kind, count in self._waiting.items() if count > 0)
+            now = self._now()
+            running = [max(self._expected(kind) - (now - start), 0.0) for kind, start in self.running.values()]
+            return max([(waiting + sum(running)) / max(self.workers, 1), *running])
+
+    def _expected(self, kind: Kind) -> float:
+        """The expected seconds of a cell, from the finished cells that share the longest beginning of its kind."""
+        known = next(self._spent[kind[:length]] for length in range(len(kind), -1, -1) if kind[:length] in self._spent)
+        return known[1] / known[0]
+
+    def counts(self) -> str:
+        """`12 of 120 cells, 4 running, 1 failed`."""
+        words = [f"{self.finished} of {self.total} cells"]
+        words += [f"{len(self.running)} running"] if self.running else []
+        words += [f"{self.failed} failed"] if self.failed else []
+        return ", ".join(words)
+
+    def clock(self) -> str:
+        """The elapsed time, and the remaining time if it is known."""
+        elapsed, remaining = duration(self._now() - self._start), self.remaining()
+        done = remaining is None or self.finished == self.total
+        return elapsed if done else f"{elapsed}, about {duration(remaining or 0.0)} left"
+
+    def oldest(self) -> list[tuple[str, float]]:
+        """The running cells with the seconds that each has taken, the longest first."""
+        with self._lock:
+            now = self._now()
+            return sorted(((cell, now - start) for cell, (_, start) in self.running.items()), key=lambda each: -each[1])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as M:SS, from an hour on as H:MM:SS."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def follow(console: Console) -> Iterator[Follow]:
+    """Yields a callback for the events of a sweep; it prints nothing with --quiet."""
+    target = progress.live_console(console)
+    if target.is_terminal and not target.is_dumb_terminal and not target.quiet:
+        with _live(console, target) as callback:
+            yield callback
+    elif console.quiet:
+        yield Tally().update
+    else:
+        with _plain(console) as callback:
+            yield callback
+
+
+@contextmanager
+def _live(console: Console, target: Console) -> Iterator[Follow]:
+    """A display of the counts and the running cells; a line above it for each cell that did not pass."""
+    tally = Tally()
+    display = _Display(tally, target)
+    with Live(get_renderable=display.render, console=target, transient=True, refresh_per_second=_REFRESH_PER_S):
+
+        def callback(event: Event) -> None:
+            tally.update(event)
+            for line in _lines(event):
+                cli_console.say(console, line)
+
+        yield callback
+
+
+class _Display:
+    """What the terminal shows: one row of counts, and a row for each of the longest running cells."""
+
+    def __init__(self, tally: Tally, console: Console) -> None:
+        self._tally, self._console, self._spinner = tally, console, Spinner("dots")
+        self._clock, self._made = "", float("-inf")
+
+    def render(self) -> Group:
+        """The rows at this moment, none wider than the terminal."""
+        now = time.monotonic()
+        if now - self._made >= 1:  # the estimate goes over all kinds of cells
+            self._clock, self._made = self._tally.clock(), now
+        counts, width = self._tally.counts(), self._console.width
+        share = ProgressBar(max(self._tally.total, 1), self._tally.finished, width=_BAR_WIDTH)
+        cells: list[RenderableType] = [self._spinner, Text(counts)]
+        needed = 4 + len(counts) + len(self._clock)  # spinner and the spaces between the columns
+        rows = [] if needed <= width else [Text(f"  {self._clock}", no_wrap=True, overflow="ellipsis")]
+        cells += [share] if needed + _BAR_WIDTH < width else []
+        cells += [] if rows else [Text(self._clock)]
+        head = Table.grid(*(Column(no_wrap=True, overflow="ellipsis") for _ in cells), padding=(0, 1))
+        head.add_row(*cells)
+        oldest = self._tally.oldest()
+        rows += [self._row(cell, seconds) for cell, seconds in oldest[:_SHOWN]]
+        rows += [Text(f"  and {len(oldest) - _SHOWN} more")] if len(oldest) > _SHOWN else []
+        return Group(head, *rows)
+
+    def _row(self, cell: str, seconds: float) -> Text:
+        return Text(f"  {duration(seconds):>7}  {terminal.visible(cell)}", no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def _plain(console: Console) -> Iterator[Follow]:
+    """Lines without a terminal, a few in each period, however many cells end in it."""
+    lines = PlainLines(console)
+    ended = threading.Event()
+    printer = threading.Thread(target=_print_periodically, args=(lines, ended), daemon=True)
+    printer.start()
+    try:
+        yield lines.update
+    finally:
+        ended.set()
+        printer.join()
+        lines.flush()
+
+
+def _print_periodically(lines: PlainLines, ended: threading.Event) -> None:
+    periods = iter(_PERIODS_S)
+    while not ended.wait(next(periods, _LONGEST_PERIOD_S)):
+        lines.flush()
+
+
+class PlainLines:
+    """Collects events, and prints what is new at each `flush`: at most `_LISTED` cells, and one line of counts."""
+
+    def __init__(self, console: Console, now: Now = time.monotonic) -> None:
+        self._console, self._now, self._tally, self._lock = console, now, Tally(now), threading.Lock()
+        self._new: list[str] = []
+        self._left_out, self._printed, self._printed_at = 0, "", now()
+
+    def update(self, event: Event) -> None:
+        """Counts an event, and keeps its lines for the next flush; the first lines are printed at once."""
+        self._tally.update(event)
+        with self._lock:
+            for line in _lines(event):
+                if len(self._new) < _LISTED:
+                    self._new.append(line)
+                else:
+                    self._left_out += 1
+        if isinstance(event, SweepStarted):
+            self.flush()
+
+    def flush(self) -> None:
+        """Prints the new lines, and the counts if they have changed or nothing was printed for long."""
+        with self._lock:
+            new, left_out = self._new, self._left_out
+            self._new, self._left_out = [], 0
+        for line in new:
+            cli_console.say(self._console, line)
+        if left_out:
+            cli_console.say(self._console, f"  and {left_out} more cells that did not pass")
+        counts = self._tally.counts()
+        is_due = self._now() - self._printed_at >= _SILENCE_S
+        if self._tally.total and (counts != self._printed or is_due):
+            self._printed, self._printed_at = counts, self._now()
+            longest = "".join(f"; {cell} since {duration(seconds)}" for cell, seconds in self._tally.oldest()[:1])
+            cli_console.say(self._console, f"{counts}; {self._tally.clock()}{longest if is_due else ''}")
+
+
+def _lines(event: Event) -> Iterator[str]:
+    """The lines that are printed for an event: none for a cell that begins, passes or is pending."""
+    if isinstance(event, SweepStarted):
+        if event.finished:
+            yield f"{event.finished} cells are finished already, {len(event.cells)} are left"
+        if event.dashboard:
+            yield f"Dask dashboard: {event.dashboard}"
+    elif isinstance(event, CellReturned):
+        yield f"  again    {event.cell}: {event.why}"
+    elif isinstance(event, CellEnded) and event.state in _FAILED:
+        yield f"  {event.state:<7}  {event.cell}: {event.problem}"
