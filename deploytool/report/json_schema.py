@@ -1,4 +1,4 @@
-"""Generates the JSON Schema of report.json from the dataclasses of the report."""
+"""Generates the JSON Schemas of report.json and sweep.json from the dataclasses of a report and of a sweep."""
 
 from __future__ import annotations
 
@@ -11,27 +11,37 @@ from enum import Enum
 from importlib import resources
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from deploytool.results import report
+from deploytool.results import report, sweep
 from deploytool.results.report import Report
+from deploytool.results.sweep import Sweep
 
-FILE = "report.schema.json"
+FILE, SWEEP_FILE = "report.schema.json", "sweep.schema.json"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCALARS: Mapping[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 _Definitions = dict[str, dict[str, Any]]  # schema of each dataclass, by name
 
 
-def published() -> str:
-    """The schema file in the package."""
-    return (resources.files("deploytool.report") / FILE).read_text(encoding="utf-8")
+def published(file: str = FILE) -> str:
+    """A schema file in the package."""
+    return (resources.files("deploytool.report") / file).read_text(encoding="utf-8")
 
 
 def generate() -> str:
-    """The schema of the present dataclasses, as JSON text."""
+    """The schema of the present dataclasses of a report, as JSON text."""
+    return _generate(Report, report.SCHEMA, "report.json")
+
+
+def generate_sweep() -> str:
+    """The schema of the present dataclasses of a sweep, as JSON text."""
+    return _generate(Sweep, sweep.SCHEMA, sweep.FILE)
+
+
+def _generate(kind: type, version: str, file: str) -> str:
     definitions: _Definitions = {}
-    root = _schema(Report, definitions)
-    definitions["Report"]["properties"]["schema"] = {"const": report.SCHEMA}
-    header = {"$schema": _DRAFT, "$id": f"urn:{report.SCHEMA.replace('/', ':')}", "title": "deploytool report.json"}
+    root = _schema(kind, definitions)
+    definitions[kind.__name__]["properties"]["schema"] = {"const": version}
+    header = {"$schema": _DRAFT, "$id": f"urn:{version.replace('/', ':')}", "title": f"deploytool {file}"}
     document = {**header, **root, "$defs": dict(sorted(definitions.items()))}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 

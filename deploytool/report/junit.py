@@ -1,8 +1,8 @@
-"""Writes the checks of a run as JUnit XML: one test case for each check; pending checks are skipped, not passed."""
+"""Writes the checks of a run, or the cells of a sweep, as JUnit XML; what is pending is skipped, not passed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -13,6 +13,7 @@ from deploytool.host.terminal import visible
 from deploytool.report import rows
 from deploytool.results.faults import CHECK_LABELS, DetectionCount, FaultFamily
 from deploytool.results.report import Check, Comparison, Gate, Report
+from deploytool.results.sweep import CellResult, CellState, Sweep
 from deploytool.spec import Baseline, GateOutcome, TargetPlan, state_text
 
 _UNCHECKED = "not planted: the unmodified graph fails its checks"
@@ -20,33 +21,54 @@ _UNCHECKED = "not planted: the unmodified graph fails its checks"
 
 @dataclass(frozen=True)
 class Case:
-    """One test case; it failed or was skipped if `failed` or `skipped` gives a reason."""
+    """One test case of a duration; it failed, had an error or was skipped if the field of that name gives a reason."""
 
     group: str
     name: str
     failed: str = ""
     skipped: str = ""
     detail: str = ""
+    error: str = ""
+    seconds: float = 0.0
 
 
 def write(path: Path, report: Report) -> None:
     """Writes the checks of a run to a file, atomically; raises BadInput if the file cannot be written."""
+    _publish(path, text(report))
+
+
+def write_sweep(path: Path, sweep: Sweep) -> None:
+    """Writes the cells of a sweep to a file, atomically; raises BadInput if the file cannot be written."""
+    _publish(path, sweep_text(sweep))
+
+
+def _publish(path: Path, document: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.publish(path, text(report).encode())
+        files.publish(path, document.encode())
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}", "choose another path with --junit") from error
 
 
 def text(report: Report) -> str:
     """The XML document, with one test suite for each group of checks."""
-    every_case = list(cases(report))
-    root = Xml.Element("testsuites", _counts(f"deploytool {report.model}", every_case))
-    for group in dict.fromkeys(case.group for case in every_case):
-        members = [case for case in every_case if case.group == group]
+    return _document(report.model, list(cases(report)))
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """The XML document of a sweep, with one test suite for each model and one test case for each cell."""
+    return _document("sweep", [_cell_case(result) for result in sweep.cells])
+
+
+def _document(subject: str, every_case: Sequence[Case]) -> str:
+    groups: dict[str, list[Case]] = {}
+    for case in every_case:
+        groups.setdefault(case.group, []).append(case)
+    root = Xml.Element("testsuites", _counts(f"deploytool {subject}", every_case))
+    for group, members in groups.items():
         suite = Xml.SubElement(root, "testsuite", _counts(group, members))
         for case in members:
-            _add_case(suite, case, report.model)
+            _add_case(suite, case, subject)
     Xml.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Xml.tostring(root, encoding="unicode") + "\n"
 
@@ -121,20 +143,39 @@ def _gate_case(gate: Gate, baseline: Baseline) -> Case:
     return Case("speed", name, failed=missed, skipped=gate.reason if gate.outcome is GateOutcome.OPEN else "")
 
 
-def _counts(name: str, members: list[Case]) -> dict[str, str]:
+def _cell_case(result: CellResult) -> Case:
+    """The case of a cell: a verdict that is no pass is a failure, no verdict an error, and no result is skipped."""
+    name, group = result.cell.name, result.cell.model
+    detail = "\n".join(f"pending on {each.device}: {each.what}, {each.status}" for each in result.pending)
+    if result.state is CellState.PENDING:
+        return Case(group, name, skipped=result.problem or "not made yet")
+    if result.state is CellState.PASSED:
+        return Case(group, name, detail=detail, seconds=result.seconds)
+    reason = result.problem or str(result.verdict or result.state)
+    remedy = "\n".join(filter(None, (result.remedy, detail)))
+    if result.state is CellState.FAILED:
+        return Case(group, name, failed=reason, detail=remedy, seconds=result.seconds)
+    return Case(group, name, error=reason, detail=remedy, seconds=result.seconds)
+
+
+def _counts(name: str, members: Sequence[Case]) -> dict[str, str]:
     """The attributes of a suite: name and number of cases, failures, errors and skipped cases."""
     failures, skipped = sum(bool(case.failed) for case in members), sum(bool(case.skipped) for case in members)
-    counts = {"tests": len(members), "failures": failures, "errors": 0, "skipped": skipped}
+    errors = sum(bool(case.error) for case in members)
+    counts = {"tests": len(members), "failures": failures, "errors": errors, "skipped": skipped}
     return {"name": visible(name), **{attribute: str(count) for attribute, count in counts.items()}}
 
 
-def _add_case(suite: Xml.Element, case: Case, model: str) -> None:
-    attributes = {"classname": visible(f"{model}.{case.group}"), "name": visible(case.name), "time": "0"}
-    element = Xml.SubElement(suite, "testcase", attributes)
-    if case.failed:
-        failure = Xml.SubElement(element, "failure", {"message": visible(case.failed), "type": case.group})
-        failure.text = visible(case.detail)
-    elif case.skipped:
+def _add_case(suite: Xml.Element, case: Case, subject: str) -> None:
+    attributes = {"classname": visible(f"{subject}.{case.group}"), "name": visible(case.name)}
+    element = Xml.SubElement(suite, "testcase", {**attributes, "time": f"{case.seconds:.6g}"})
+    detail = "\n".join(visible(line) for line in case.detail.split("\n"))
+    for tag, reason in (("failure", case.failed), ("error", case.error)):
+        if reason:
+            failure = Xml.SubElement(element, tag, {"message": visible(reason), "type": visible(case.group)})
+            failure.text = detail
+            return
+    if case.skipped:
         Xml.SubElement(element, "skipped", {"message": visible(case.skipped)})
-    if case.detail and not case.failed:
-        Xml.SubElement(element, "system-out").text = visible(case.detail)
+    if case.detail:
+        Xml.SubElement(element, "system-out").text = detail

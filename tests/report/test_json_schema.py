@@ -1,4 +1,4 @@
-"""The published JSON Schema matches the dataclasses, and real reports satisfy it."""
+"""The published JSON Schemas match the dataclasses, and reports and sweeps satisfy them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
 
+from deploytool import serde
 from deploytool.report import json_schema
-from deploytool.results import report
-from tests.report import variants
+from deploytool.results import report, sweep
+from tests.report import sweeps, variants
 from tests.report.variants import written
 
-PROGRAM = "from deploytool.report import json_schema; print(json_schema.generate(), end='')"
-COMMAND = f'python -c "{PROGRAM}" > deploytool/report/{json_schema.FILE}'
+PROGRAM = "from deploytool.report import json_schema; print(json_schema.{function}(), end='')"
+COMMAND = f'python -c "{PROGRAM}" > deploytool/report/{{file}}'
+SCHEMAS = {json_schema.FILE: "generate", json_schema.SWEEP_FILE: "generate_sweep"}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,24 @@ def report_document(run: Path) -> dict[str, Any]:
     return document
 
 
-def test_the_published_schema_matches_the_dataclasses() -> None:
-    assert json_schema.published() == json_schema.generate(), f"regenerate it: {COMMAND}"
+@pytest.mark.parametrize(("file", "function"), SCHEMAS.items())
+def test_the_published_schema_matches_the_dataclasses(file: str, function: str) -> None:
+    generated = getattr(json_schema, function)()
+    assert json_schema.published(file) == generated, f"regenerate it: {COMMAND.format(function=function, file=file)}"
+
+
+def test_the_schema_of_a_sweep_accepts_sweeps_and_nothing_else() -> None:
+    document = json.loads(json_schema.published(json_schema.SWEEP_FILE))
+    Draft202012Validator.check_schema(document)
+    assert document["$id"] == "urn:deploytool.sweep:1"
+    validator = Draft202012Validator(document)
+    written: Any = json.loads(serde.text(sweeps.sweep()))
+    validator.validate(written)
+    assert {each["state"] for each in written["cells"]} > {"passed", "failed", "refused"}
+    assert document["$defs"]["Sweep"]["properties"]["schema"] == {"const": sweep.SCHEMA}
+    for change in ({"state": "fine"}, {"seconds": "1"}, {"unknown_field": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            validator.validate({**written, "cells": [written["cells"][0] | change]})
 
 
 def test_it_is_a_valid_schema_with_the_version_of_the_report() -> None:
@@ -41,8 +59,9 @@ def test_it_is_a_valid_schema_with_the_version_of_the_report() -> None:
     assert document["$defs"]["Report"]["properties"]["schema"] == {"const": report.SCHEMA}
 
 
-def test_it_is_in_the_package() -> None:
-    assert (resources.files("deploytool.report") / json_schema.FILE).is_file()
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_it_is_in_the_package(file: str) -> None:
+    assert (resources.files("deploytool.report") / file).is_file()
 
 
 def test_a_real_report_satisfies_it(validator: Draft202012Validator, finished: Path, failing: Path) -> None:
