@@ -127,7 +127,11 @@ def _keywords_of(
     def decorate(function: Callable[[str | Model, ExportOptions], Run]) -> Callable[Concatenate[str | Model, P], Run]:
         @wraps(function)
         def called(model: str | Model, *args: P.args, **keywords: P.kwargs) -> Run:
-            _check_keywords(args, keywords)
+            if args:
+                raise BadInput(
+                    "the options of export are keywords, and one has no name", "write export(model, quick=True)"
+                )
+            check_keywords(keywords)
             return function(model, options(*args, **keywords))
 
         signature = inspect.signature(function)
@@ -144,10 +148,8 @@ def _keywords_of(
     return decorate
 
 
-def _check_keywords(args: Collection[object], keywords: Collection[str]) -> None:
-    """Raises BadInput for an option without its name, and for a keyword that is not an option."""
-    if args:
-        raise BadInput("the options of export are keywords, and one has no name", "write export(model, quick=True)")
+def check_keywords(keywords: Collection[str]) -> None:
+    """Raises BadInput for a keyword that is not an option of `export`."""
     for name in keywords:
         if name not in DECLARATIONS:
             named = [option for option, declared in DECLARATIONS.items() if declared.flag == name.replace("_", "-")]

@@ -38,6 +38,7 @@ IMPORTS = grimp.build_graph("deploytool")
 HEAVY = (
     *("torch", "safetensors", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "cuda", "PIL"),
     *("cryptography", "model_signing", "jinja2", "matplotlib", "transformers", "timm", "huggingface_hub"),
+    *("distributed", "dask", "dask_jobqueue"),
 )
 HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.backends.eager": "torch",
@@ -73,6 +74,11 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.precision.hazards": "onnx, through fp16",
     "deploytool.precision.positional": "onnx",
     "deploytool.api": "PIL, through the report",
+    "deploytool.sweeps.child": "PIL, through api",
+    "deploytool.sweeps.cluster": "distributed",
+    "deploytool.sweeps.function": "PIL, through api",
+    "deploytool.sweeps.loop": "distributed, through cluster",
+    "deploytool.sweeps.worker": "distributed",
     "deploytool.data.synthetic": "PIL, through images",
     "deploytool.parity.shape_corners": "PIL, through images",
     "deploytool.backends.mask_values": "onnx",

@@ -24,6 +24,7 @@ _UsageError: type[Any] = typer.BadParameter.__mro__[2]  # its module depends on 
 
 COMMAND_MODULES: Mapping[str, str] = {  # command: the module in deploytool/cli with the function of that name
     "export": "export",
+    "sweep": "sweep",
     "models": "models",
     "targets": "targets",
     "show": "show",

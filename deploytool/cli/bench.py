@@ -16,6 +16,7 @@ from deploytool.cli import progress
 from deploytool.cli.command import Outcome
 from deploytool.device import arguments
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
+from deploytool.host import machine
 from deploytool.pipeline import runner
 from deploytool.spec import GateOutcome, SpeedVerdict, state_text
 
@@ -97,7 +98,7 @@ def bench(
 
     options = run.BenchOptions(
         batches=batches,
-        threads=threads or cli_console.processors(),
+        threads=threads or machine.processors(),
         seconds=seconds or _SECONDS_PER_BATCH,
         device=device.value if device else run.AUTO,
         baseline=baseline or run.AUTO,

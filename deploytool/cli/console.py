@@ -246,11 +246,6 @@ def open_page(page: Path) -> bool:
     return bool(displays or sys.platform in ("darwin", "win32")) and webbrowser.open(page.resolve().as_uri())
 
 
-def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def docker_config() -> Path | None:
     """The file with the credentials of `docker login`."""
     return auth.config_path(os.environ.get("DOCKER_CONFIG"))

@@ -52,7 +52,9 @@ def with_export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def export_options(given: Mapping[str, Any]) -> ExportOptions:
     """The options that the values of a command line stand for; raises BadInput for text that cannot be parsed."""
     values = {name: given[_parameter_name(name)] for name in DECLARATIONS}
-    return ExportOptions(**{name: _parsed(name, value) for name, value in values.items() if value not in (None, [])})
+    return ExportOptions(
+        **{name: _parsed(name, value) for name, value in values.items() if value not in (None, [], ())}
+    )
 
 
 def _parsed(name: str, value: Any) -> Any:

@@ -19,6 +19,7 @@ _OTHER = "Options"
 COMMANDS: Mapping[str, Mapping[str, str]] = {  # heading: commands and their summaries, in the order of --help
     "Make": {
         "export": "Export a model to ONNX, FP16 and TensorRT, and check every file.",
+        "sweep": "Export every cell of a table, on this machine or on a Dask cluster.",
         "train": "Train a model on CIFAR-10 or on folders of images.",
         "models": "List the built-in models.",
         "targets": "List the devices that engines can be built for.",

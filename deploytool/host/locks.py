@@ -16,12 +16,15 @@ except ImportError:  # as on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def acquire(descriptor: int, *, wait: bool = False) -> bool:
-    """Locks an open file; returns False if another process holds the lock, True also where locks are not supported."""
+def acquire(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool:
+    """Locks an open file; returns False if another process holds the lock, True also where locks are not supported.
+
+    Several may hold a `shared` lock at once, while nobody holds the other kind.
+    """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:

@@ -40,7 +40,8 @@ class CellState(StrEnum):
     """What became of a cell.
 
     `failed` has a verdict that is not a pass; `refused` ended with an error before there was a verdict; `lost` was
-    given up because several workers died with it.
+    given up for a reason outside of it, such as several workers that died with it or a full disk: the same command
+    tries it again.
     """
 
     PENDING = "pending"
@@ -170,6 +171,28 @@ class Sweep:
     def count(self, state: CellState) -> int:
         """How many cells are in a state."""
         return sum(result.state is state for result in self.cells)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is, after every change.
+
+    `running` are the names of the cells and shared stages that workers have, `latest` is the cell that just ended.
+    `seconds` is the time since the start, `left` the estimate of the time left, None if unknown. `dashboard` is the
+    address of Dask's own page, empty if it has none. `work_done` and `work` count cells and shared stages to make.
+    """
+
+    cells: int
+    reused: int
+    counts: Mapping[CellState, int]
+    running: tuple[str, ...]
+    workers: int
+    seconds: float
+    left: float | None
+    dashboard: str
+    latest: CellResult | None = None
+    work_done: int = 0
+    work: int = 0
 
 
 def read(folder: Path) -> Sweep:
