@@ -108,6 +108,15 @@ def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
         return replay(session, inputs, SMALL_BATCHES)
 
 
+def random_fp32_runs(module: nn.Module, model: Model) -> tuple[Run, ...]:
+    """Runs of the model with random FP32 rounding; every call of a run draws other roundings."""
+
+    def rounded(rounding: Rounding) -> Run:
+        return lambda inputs: _run_rounded(module, model, _to_torch(inputs), rounding)
+
+    return tuple(rounded(_stochastic_fp32(seed)) for seed in range(_DRAWS))
+
+
 class NoiseAtSizes:
     """Tolerances from noise measured on other inputs than the golden ones; each is measured once, when first needed.
 

@@ -271,7 +271,8 @@ class Report:
     `margin` is the smallest lead of the best class over the second on the golden cases, relative to the largest output.
     `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
     on, and `baked_values` the lines of the model that became constants at export. `baseline` is what speeds are
-    compared with.
+    compared with. `selections` are the places in the model that select other rows after rounding, and so make its noise
+    too large.
     """
 
     schema: str
@@ -294,6 +295,7 @@ class Report:
     options: Mapping[str, serde.Json] = field(default_factory=dict)
     baked_values: tuple[BakedValue, ...] = ()
     baseline: Baseline = Baseline.EAGER
+    selections: tuple[str, ...] = ()
 
 
 def is_report_schema(schema: object) -> bool:

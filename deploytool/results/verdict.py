@@ -85,7 +85,7 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     if any(baked.wrong for baked in report.baked_values):
         return Conclusion(Verdict.FAIL, failed, pending, (NextStep(baked_values.REMEDY),))
     if noisy := noise_failure(report):  # its tolerances mean nothing, so no other failure is reported
-        return Conclusion(Verdict.FAIL, failed_comparison_lines(noisy), pending, (NextStep(_REDUCE_NOISE),))
+        return _noisy_conclusion(report, noisy, pending)
     if failed:
         reasons = (*failed, blamed_line(finding)) if finding else failed
         return Conclusion(Verdict.FAIL, reasons, pending, _steps_after_failure(report, home, blamed=bool(finding)))
@@ -99,6 +99,21 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     if gate and gate.outcome is GateOutcome.OPEN:
         pending = (*pending, f"speed-up of {gate.stage}: {gate.reason}")
     return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (_step_after_pass(report, home),))
+
+
+def _noisy_conclusion(report: Report, noisy: Comparison, pending: tuple[str, ...]) -> Conclusion:
+    """The conclusion of a run whose noise is too large, with the selections that cause it if they are known."""
+    lines = failed_comparison_lines(noisy)
+    if not report.selections:
+        return Conclusion(Verdict.FAIL, lines, pending, (NextStep(_REDUCE_NOISE),))
+    cause = f"{lines[0]}: rounding changes what is selected by {' and '.join(report.selections)}"
+    steady, unsteady = set[str](), set[str]()
+    for part in (part for check in noisy.checks for part in check.part_checks):
+        (unsteady if NOISE in part.broken else steady).add(part.part.partition("[")[0])
+    before = ",".join(sorted(steady - unsteady)) or "NAME, after the model returns it"
+    what = "use trained weights (--weights) and real inputs (--data, --inputs), whose scores lie further apart, "
+    step = NextStep(f"{what}or export only what comes before the selection: --output {before}")
+    return Conclusion(Verdict.FAIL, (cause, *lines[1:]), pending, (step,))
 
 
 def _steps_after_failure(report: Report, home: Path, *, blamed: bool) -> tuple[NextStep, ...]:

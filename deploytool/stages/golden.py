@@ -18,11 +18,12 @@ from deploytool.data.golden import Arrays, Edge, Golden, Noise
 from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
+from deploytool.model_checks import selections
 from deploytool.parity import coverage, edge_checks, metrics, noise, noise_floor, ties
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.artifact import Notes
-from deploytool.results.report import COARSEST
+from deploytool.results.report import COARSEST, IMPLAUSIBLE
 from deploytool.serde import Json
 from deploytool.spec import Job, Model
 
@@ -87,9 +88,16 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     return {
         "images": len(cases.labels),
         "smallest_margin": float(_margins(model, outputs).min()),
+        "selections": list(_selections(module, model, cases.inputs, measured.noise)),
         "classes": list(class_names.check_count(model, cases.classes)),
         "remarks": [*remarks, *measured.remarks, *tie_remarks, *edge_remarks, *order_remarks],
     }
+
+
+def _selections(module: nn.Module, model: Model, inputs: Arrays, measured: Noise) -> tuple[str, ...]:
+    """The selections that make the noise too large for any tolerance; none if it is not too large."""
+    largest = max((part.fp32.max_error for part in measured.parts), default=measured.fp32.max_error)
+    return selections.find(module, model, inputs) if largest > IMPLAUSIBLE else ()
 
 
 @contextmanager

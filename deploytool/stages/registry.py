@@ -70,7 +70,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.GOLDEN,
         ("seed", "images", "data", "inputs", "cases", "sizes"),
         ("torch", "numpy", "pillow"),
-        packages=("backends", "data", "loading", "parity", "rewrites"),
+        packages=("backends", "data", "loading", "model_checks", "parity", "rewrites"),
     ),
     Stage.TORCHSCRIPT: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN),

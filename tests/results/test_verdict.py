@@ -19,6 +19,7 @@ from deploytool.results.report import (
     Fp16Range,
     Gate,
     Parity,
+    PartCheck,
     Report,
     Tolerance,
     Weights,
@@ -82,6 +83,24 @@ def test_noise_beyond_the_limit_is_the_only_reason_and_recommends_no_blame() -> 
     assert "--weights" in conclusion.next
     assert "blame" not in conclusion.next
     assert verdict.noise_failure(written(comparison(Stage.FP16, check("max_error")))) is None
+
+
+def test_noise_of_a_selection_names_it_and_the_outputs_before_it() -> None:
+    parts = tuple(
+        PartCheck(name, Parity(0.0, 1.0, 400.0, None, None, 0), dataclasses.replace(TOLERANCE, noise=noise), broken)
+        for name, noise, broken in (
+            ("boxes[:, 4:10]", 0.6, ("noise",)),
+            ("boxes[:, :4]", 1e-7, ()),
+            ("scores", 1e-7, ()),
+        )
+    )
+    noisy = dataclasses.replace(check("noise"), parts=parts)
+    report = dataclasses.replace(written(comparison(Stage.GOLDEN, noisy)), selections=("topk at net.py:12",))
+    conclusion = verdict.conclude(report, Path("run"))
+    assert conclusion.reasons[0].endswith("rounding changes what is selected by topk at net.py:12")
+    assert conclusion.next.endswith("--output scores")
+    alone = dataclasses.replace(report, comparisons=(comparison(Stage.GOLDEN, check("noise")),))
+    assert "after the model returns it" in verdict.conclude(alone, Path("run")).next
 
 
 def test_an_artifact_that_was_not_run_is_pending() -> None:
