@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -283,4 +283,4 @@ once (a) => (b) { b = Relu(a) }"""
 
 def test_a_function_that_cannot_be_inlined_is_refused_without_the_source_files_of_onnx() -> None:
     with pytest.raises(StageFailed, match=r"^the functions of the graph cannot be inlined: Type unknown for c__1$"):
-        GraphModule(onnx.parser.parse_model(FUNCTIONS))
+        GraphModule(parser.parse_model(FUNCTIONS))
