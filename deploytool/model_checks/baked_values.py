@@ -21,7 +21,7 @@ from deploytool.model_checks.source_lines import SourceLine
 from deploytool.parity import metrics, reference_cases
 from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
-from deploytool.results.report import IMPLAUSIBLE, Check, Tolerance
+from deploytool.results.report import Tolerance
 from deploytool.spec import Model, Stage
 
 Start = Callable[[], AbstractContextManager[Session]]
@@ -150,19 +150,9 @@ def _size_mismatch(session: Session, cases: Sequence[ReferenceCases], tolerance:
             (check,) = reference_cases.check(session, [reference], tolerance)
         except StageFailed:
             return Mismatch(reference.label, None)
-        if (error := _deviation(check)) is not None:
-            return Mismatch(reference.label, error)
+        if check.broken and check.parity.max_error > _MIN_ERROR:
+            return Mismatch(reference.label, check.parity.max_error)
     return None
-
-
-def _deviation(check: Check) -> float | None:
-    """The largest error of the failed parts, if it proves anything: not that of a part whose noise is as large."""
-    errors = [
-        part.parity.max_error
-        for part in check.part_checks
-        if part.broken and part.parity.max_error > _MIN_ERROR and part.tolerance.noise <= IMPLAUSIBLE
-    ]
-    return max(errors, default=None)
 
 
 def _run_trials(
@@ -215,8 +205,8 @@ def _trial_mismatch(
         check = metrics.check(actual, expected, trial.name, tolerance)
     except (StageFailed, ValueError):
         return Mismatch(trial.name, None)
-    error = _deviation(check)
-    return None if error is None else Mismatch(trial.name, error)
+    deviates = check.broken and check.parity.max_error > _MIN_ERROR
+    return Mismatch(trial.name, check.parity.max_error) if deviates else None
 
 
 def _input_tensors(subject: Subject, inputs: Arrays) -> list[torch.Tensor]:

@@ -19,15 +19,7 @@ from deploytool.parity import metrics, noise
 from deploytool.results.report import IMPLAUSIBLE
 from deploytool.spec import Model
 
-_SELECTING = (
-    "topk",
-    "sort",
-    "argmax",
-    "argmin",
-    "nonzero",
-    "max",
-    "min",
-)  # in aten
+_SELECTING = ("topk", "sort", "argmax", "argmin", "nonzero", "max", "min")  # in aten
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from deploytool.backends.session import Session
 from deploytool.data.golden import Arrays, Edge, Floor, Noise
 from deploytool.errors import StageFailed
 from deploytool.loading import weights_file
-from deploytool.parity import elementary, metrics, noise_floor, sequential_sum
+from deploytool.parity import elementary, metrics, noise_floor, rational_sigmoid, sequential_sum
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Model
@@ -39,6 +39,7 @@ _MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
 _INDICES = (torch.int64, torch.int32, torch.bool)  # types of indices and masks; others are of pixels and samples
 _POSITIONAL = "_deploytool_positional"  # the attribute of tensors that are computed from such values alone
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
+_RUNTIME_FORMS = {**sequential_sum.SUMS, "sigmoid": rational_sigmoid.sigmoid}
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
 # How often the error of the sequential order counts. How far sums of equal numbers drift depends on their last bits:
@@ -301,11 +302,11 @@ def _mark(values: Iterable[Any], positional: bool) -> None:
 
 
 class _SequentialMode(_ElementaryMode):
-    """Computes every sum of a torch call sequentially."""
+    """Computes every sum of a torch call sequentially, and the sigmoid as ONNX Runtime does."""
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """The result of a call with its sums in the worst order."""
-        result = _call_replacement(sequential_sum.SUMS[name], args, named) if name in sequential_sum.SUMS else None
+        result = _call_replacement(_RUNTIME_FORMS[name], args, named) if name in _RUNTIME_FORMS else None
         return func(*args, **named) if result is None else result
 
 

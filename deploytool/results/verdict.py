@@ -82,10 +82,13 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     """The conclusion of a run in the folder `home`; `finding` is the result of `blame`, if there is one."""
     failed, gate = failed_lines(report), report.gate
     pending = (*unmeasured_lines(report), *baked_values.doubtful_lines(report.baked_values), *omitted_lines(report))
+    noisy = noise_failure(report)
+    if noisy and report.selections:  # a baked value may seem wrong for the same reason
+        return _selection_conclusion(report, noisy, pending)
     if any(baked.wrong for baked in report.baked_values):
         return Conclusion(Verdict.FAIL, failed, pending, (NextStep(baked_values.REMEDY),))
-    if noisy := noise_failure(report):  # its tolerances mean nothing, so no other failure is reported
-        return _noisy_conclusion(report, noisy, pending)
+    if noisy:  # its tolerances mean nothing, so no other failure is reported
+        return Conclusion(Verdict.FAIL, failed_comparison_lines(noisy), pending, (NextStep(_REDUCE_NOISE),))
     if failed:
         reasons = (*failed, blamed_line(finding)) if finding else failed
         return Conclusion(Verdict.FAIL, reasons, pending, _steps_after_failure(report, home, blamed=bool(finding)))
@@ -101,11 +104,9 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (_step_after_pass(report, home),))
 
 
-def _noisy_conclusion(report: Report, noisy: Comparison, pending: tuple[str, ...]) -> Conclusion:
-    """The conclusion of a run whose noise is too large, with the selections that cause it if they are known."""
+def _selection_conclusion(report: Report, noisy: Comparison, pending: tuple[str, ...]) -> Conclusion:
+    """The conclusion of a run whose noise is too large since rounding changes what is selected."""
     lines = failed_comparison_lines(noisy)
-    if not report.selections:
-        return Conclusion(Verdict.FAIL, lines, pending, (NextStep(_REDUCE_NOISE),))
     cause = f"{lines[0]}: rounding changes what is selected by {' and '.join(report.selections)}"
     steady, unsteady = set[str](), set[str]()
     for part in (part for check in noisy.checks for part in check.part_checks):

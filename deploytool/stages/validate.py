@@ -21,7 +21,7 @@ from deploytool.results import baked_values, report, verdict
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
-from deploytool.results.report import NOISE, Comparison, Fp16Range, Report, Weights
+from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages.registry import STAGES
 from deploytool.targets import DISTRIBUTIONS
@@ -121,9 +121,7 @@ def _remarks(inputs: StageInputs, comparisons: Sequence[Comparison]) -> tuple[st
     ]
     of_stages = (f"{stage}: {line}" for stage, lines in remarks for line in lines)
     of_comparisons = (f"{comparison.stage}: {line}" for comparison in comparisons for line in comparison.remarks)
-    noisy = any(NOISE in check.broken for comparison in comparisons for check in comparison.checks)
-    harmless = () if noisy else baked_values.harmless_lines(_baked_values(inputs))  # noise hides whether they are
-    return (*of_stages, *dict.fromkeys(of_comparisons), *harmless)
+    return (*of_stages, *dict.fromkeys(of_comparisons), *baked_values.harmless_lines(_baked_values(inputs)))
 
 
 def _baked_values(inputs: StageInputs) -> tuple[BakedValue, ...]:

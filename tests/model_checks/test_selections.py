@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from deploytool.loading.graph.interpreter import GraphModule
-from deploytool.model_checks import baked_values, selections
-from deploytool.results.report import Check, Parity, PartCheck, Tolerance
+from deploytool.model_checks import selections
 from deploytool.spec import BATCH, Model, Tensor
 from tests import given_graphs
 
@@ -72,17 +71,3 @@ def test_the_selecting_node_of_a_given_graph_is_named() -> None:
     graph = GraphModule(given_graphs.model(GRAPH, arrays))
     with torch.no_grad():
         assert selections.find(graph, MODEL, INPUTS) == ("the node best (TopK)",)
-
-
-def test_a_deviation_as_large_as_the_noise_blames_no_line() -> None:
-    parity, tolerance = Parity(0.5, 1.0, 9.0, None, None, 0), Tolerance(1e-2, 1.0, 9.0, 1.0, 1.0)
-
-    def failed(noise: float) -> PartCheck:
-        limits = Tolerance(1e-2, 1.0, 9.0, 1.0, 1.0, noise=noise)
-        return PartCheck("y", parity, limits, ("max_error",))
-
-    def of(*parts: PartCheck) -> Check:
-        return Check("batch size 3", parity, tolerance, ("max_error",), "y", parts)
-
-    assert baked_values._deviation(of(failed(0.6))) is None
-    assert baked_values._deviation(of(failed(0.6), failed(1e-7))) == 0.5

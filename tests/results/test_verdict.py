@@ -99,6 +99,7 @@ def test_noise_of_a_selection_names_it_and_the_outputs_before_it() -> None:
     conclusion = verdict.conclude(report, Path("run"))
     assert conclusion.reasons[0].endswith("rounding changes what is selected by topk at net.py:12")
     assert conclusion.next.endswith("--output scores")
+    assert verdict.conclude(dataclasses.replace(report, baked_values=(WRONG,)), Path("run")) == conclusion
     alone = dataclasses.replace(report, comparisons=(comparison(Stage.GOLDEN, check("noise")),))
     assert "after the model returns it" in verdict.conclude(alone, Path("run")).next
 
