@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from deploytool.data.golden import Arrays, Edge, Golden
-from deploytool.parity import metrics
+from deploytool.parity import golden_scale, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Check, Limits, Tolerance
@@ -34,7 +32,8 @@ def check(
     if not names:
         return None
     parts = [moved.part for moved in sample.noise.parts]
-    answered, expected = (_beside_largest(arrays, names, sample.reference, parts) for arrays in (got, edge.reference))
+    compared = ({name: arrays[name] for name in names} for arrays in (got, edge.reference))
+    answered, expected = (golden_scale.beside_largest(arrays, sample.reference, parts) for arrays in compared)
 
     def checked(tolerances: Tolerances) -> Check:
         tolerance = tolerances.fp16 if half else tolerances.fp32
@@ -49,18 +48,8 @@ def check(
 
 def error(got: Arrays, edge: Edge, reference: Arrays, parts: Sequence[OutputPart]) -> float:
     """The largest error of `got` at an edge case, relative to the scale of the golden answers `reference`."""
-    answered, expected = (
-        _beside_largest(arrays, list(edge.reference), reference, parts) for arrays in (got, edge.reference)
-    )
+    answered, expected = (golden_scale.beside_largest(arrays, reference, parts) for arrays in (got, edge.reference))
     return metrics.compare(answered, expected, parts=parts).max_error
-
-
-def _beside_largest(
-    arrays: Arrays, names: Sequence[str], reference: Arrays, parts: Sequence[OutputPart]
-) -> dict[str, np.ndarray]:
-    """The answers of these names, each followed by the largest golden answers."""
-    own = {name: [part for part in parts if part.output == name] for name in names}
-    return {name: np.concatenate([arrays[name], _largest_cases(reference[name], own[name])]) for name in names}
 
 
 def _lenient(tolerance: Tolerance) -> Tolerance:
@@ -69,17 +58,3 @@ def _lenient(tolerance: Tolerance) -> Tolerance:
         return replace(tolerance, **figures)
     parts = tuple(replace(limit, tolerance=replace(limit.tolerance, **figures)) for limit in tolerance.parts)
     return replace(tolerance, **figures, parts=parts)
-
-
-def _largest_cases(answers: np.ndarray, parts: Sequence[OutputPart]) -> np.ndarray:
-    """For each part the golden case with the largest answer.
-
-    The scale of a check never falls below a tenth of its largest case: with these cases beside it, an answer near zero
-    at the edge is judged on the golden scale.
-    """
-    cases = set()
-    for part in parts or (OutputPart(""),):
-        values = np.asarray(part.of(answers), np.float64)
-        sizes = np.where(part.marked(values), 0.0, np.abs(values)).reshape(len(answers), -1).max(axis=1, initial=0.0)
-        cases.add(int(sizes.argmax()))
-    return answers[sorted(cases)]

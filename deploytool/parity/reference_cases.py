@@ -9,10 +9,10 @@ import numpy as np
 
 from deploytool.data.golden import Arrays
 from deploytool.errors import StageFailed
-from deploytool.parity import metrics
+from deploytool.parity import golden_scale, metrics
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import ToleranceAt, draw
-from deploytool.results.report import Check, Tolerance
+from deploytool.results.report import Check, Limits, Tolerance
 from deploytool.spec import Model, Range
 
 _SEVERAL = 3  # an exporter's example has one or two cases: a batch size fixed at export fails on three
@@ -22,7 +22,8 @@ _SEVERAL = 3  # an exporter's example has one or two cases: a batch size fixed a
 class ReferenceCases:
     """Inputs of one size, the reference answers to them, and the ties among these answers where they are known.
 
-    `against` names the source of the answers and the size, `label` the size alone.
+    `against` names the source of the answers and the size, `label` the size alone. On the scale of the answers `golden`
+    the others are judged; there are none for cases of another size.
     """
 
     against: str
@@ -30,15 +31,17 @@ class ReferenceCases:
     inputs: Arrays
     answers: Arrays
     ties: Arrays = field(default_factory=dict)
+    golden: Arrays = field(default_factory=dict)
 
 
 def make(
-    model: Model, sizes: Mapping[str, Range], inputs: Arrays, source: Callable[..., Arrays], name: str
+    model: Model, sizes: Mapping[str, Range], golden: ReferenceCases, source: Callable[..., Arrays], name: str
 ) -> tuple[ReferenceCases, ...]:
-    """The answers of `source`, called `name`, to three cases at once, to one case, and at every corner of `sizes`."""
-    batches = {f"batch size {count}": _first(inputs, count) for count in (_SEVERAL, 1)}
+    """The answers of `source`, called `name`, to three golden cases at once, to one, and at every corner of `sizes`."""
+    batches = {f"batch size {count}": _first(golden.inputs, count) for count in (_SEVERAL, 1)}
     by_batch = [
-        ReferenceCases(f"{name}, {label}", label, batch, replay(source, batch)) for label, batch in batches.items()
+        ReferenceCases(f"{name}, {label}", label, batch, replay(source, batch), golden=golden.answers)
+        for label, batch in batches.items()
     ]
     by_corner = (
         ReferenceCases(f"{name} at {corner.label}", corner.label, corner.inputs, corner.answers)
@@ -73,12 +76,16 @@ def _check(
         raise StageFailed(
             f"it returns {', '.join(got)} instead of {', '.join(reference.answers)}", "report this as a bug"
         )
+    parts = [limit.part for limit in tolerance.parts] if isinstance(tolerance, Limits) else []
+    comparable = all(got[name].shape == answers.shape for name, answers in reference.answers.items())
+    golden = reference.golden if comparable else {}
+    answered, expected = (golden_scale.beside_largest(arrays, golden, parts) for arrays in (got, reference.answers))
     try:
-        by_golden_noise = metrics.check(got, reference.answers, reference.against, tolerance, reference.ties)
+        by_golden_noise = metrics.check(answered, expected, reference.against, tolerance, reference.ties)
         if not by_golden_noise.broken or tolerance_at is None:
             return by_golden_noise
         local = tolerance_at(reference.against, reference.inputs).fp32
-        by_local_noise = metrics.check(got, reference.answers, reference.against, local, reference.ties)
+        by_local_noise = metrics.check(answered, expected, reference.against, local, reference.ties)
         return min(by_golden_noise, by_local_noise, key=lambda check: len(check.broken))
     except ValueError as error:
         raise StageFailed(f"against {reference.against}, {error}", "report this as a bug") from error

@@ -74,7 +74,7 @@ class _Task:
         """Other batch sizes and the corners of dynamic sizes, with eager answers."""
         with eager.start(self.source.weights) as source:
             sizes = self.job.options.sizes
-            return reference_cases.make(self.source.definition, sizes, self.sample.inputs, source, "eager")
+            return reference_cases.make(self.source.definition, sizes, self.golden_cases, source, "eager")
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,13 @@ def _opset(graph: onnx.ModelProto) -> int:
 def _references(task: _Task) -> tuple[ReferenceCases, ...]:
     """The golden cases with FP64 answers; other batch sizes and the corners of dynamic sizes with torch's answers."""
     sample = task.sample
-    with eager.start(task.source.weights) as session:
-        more = reference_cases.make(task.model, task.job.options.sizes, sample.inputs, session, "torch")
     name = f"batch size {len(sample.labels)}"
-    return (ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32), *more)
+    golden_cases = ReferenceCases("FP64", name, sample.inputs, sample.reference, sample.ties32)
+    with eager.start(task.source.weights) as session:
+        return (
+            golden_cases,
+            *reference_cases.make(task.model, task.job.options.sizes, golden_cases, session, "torch"),
+        )
 
 
 def _check(

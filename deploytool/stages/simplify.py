@@ -76,7 +76,7 @@ def _references(job: Job, before: Path, inputs: Arrays) -> tuple[ReferenceCases,
     name = "the exported graph"
     with load_backend(job.options.runner).start(before) as original:
         golden_cases = ReferenceCases(name, "golden cases", inputs, replay(original, inputs))
-        return (golden_cases, *reference_cases.make(job.model, job.options.sizes, inputs, original, name))
+        return (golden_cases, *reference_cases.make(job.model, job.options.sizes, golden_cases, original, name))
 
 
 def _simplify(before: Path, out: Path, off: Sequence[str], seconds: float) -> None:

@@ -44,8 +44,9 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         names["batch"] = str(model.inputs[0].shape[0])
 
     def references() -> Sequence[ReferenceCases]:
+        golden_cases = ReferenceCases("FP64", "golden cases", sample.inputs, sample.reference)
         with eager.start(weights) as source:
-            return reference_cases.make(model, job.options.sizes, sample.inputs, source, "eager")
+            return reference_cases.make(model, job.options.sizes, golden_cases, source, "eager")
 
     try:
         module = eager.exportable_module(eager.load_module(weights), model, example)

@@ -39,9 +39,13 @@ class Head(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scores = self.score(x)[..., 0] * self.spread + 1
         if self.way == "argmax":
-            return self.head(x.gather(1, scores.argmax(1)[:, None, None].expand(-1, 6, 8)))
+            return self.rows(x, scores.argmax(1)[:, None].expand(-1, 6))
         rows = scores.topk(6, 1)[1] if self.way == "topk" else scores.sort(1, descending=True).indices[:, :6]
-        return self.head(x.gather(1, rows[..., None].expand(-1, -1, 8)))
+        return self.rows(x, rows)
+
+    def rows(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.head(x.gather(1, rows[..., None].expand(-1, -1, 8)))
+        return answer
 
 
 class Cancelling(Head):

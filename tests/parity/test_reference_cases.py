@@ -25,9 +25,12 @@ def source(input: Array) -> Arrays:
     return {"logits": input.sum(axis=1, keepdims=True)}
 
 
+GOLDEN = reference_cases.ReferenceCases("FP64", "golden", INPUTS, source(**INPUTS))
+
+
 @pytest.fixture
 def cases() -> tuple[reference_cases.ReferenceCases, ...]:
-    return reference_cases.make(MODEL, SIZES, INPUTS, source, "the source")
+    return reference_cases.make(MODEL, SIZES, GOLDEN, source, "the source")
 
 
 def broken(session: Session, cases: tuple[reference_cases.ReferenceCases, ...]) -> list[str]:
@@ -96,3 +99,15 @@ def test_local_noise_is_measured_only_if_the_check_by_golden_noise_fails(
     assert [not check.broken for check in checks.values()] == [True, True, True, holds, True]
     assert measured == ([] if slip == 1 else ["the source at n 9: (2, 9)"])
     assert (checks["the source at n 9"].tolerance != TOLERANCE) == (slip == 1 + 1e-4)
+
+
+def test_a_first_case_near_zero_is_judged_on_the_golden_scale() -> None:
+    inputs = {"input": np.stack([np.full(4, 1e-7), np.ones(4)]).astype(np.float32)}
+    golden = reference_cases.ReferenceCases("FP64", "golden", inputs, source(**inputs))
+    _, single, *_ = reference_cases.make(MODEL, {}, golden, source, "the source")
+
+    def off_by(error: float) -> Session:
+        return lambda **arrays: {"logits": source(**arrays)["logits"] + error}
+
+    assert broken(off_by(1e-6), (single,)) == []
+    assert broken(off_by(1e-5), (single,)) == ["the source, batch size 1"]

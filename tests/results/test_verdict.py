@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploytool.results import verdict
+from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.blame import Finding, Layer
 from deploytool.results.faults import FaultsResult, MissedFault
 from deploytool.results.report import (
@@ -99,7 +100,10 @@ def test_noise_of_a_selection_names_it_and_the_outputs_before_it() -> None:
     conclusion = verdict.conclude(report, Path("run"))
     assert conclusion.reasons[0].endswith("rounding changes what is selected by topk at net.py:12")
     assert conclusion.next.endswith("--output scores")
-    assert verdict.conclude(dataclasses.replace(report, baked_values=(WRONG,)), Path("run")) == conclusion
+    place = (Stage.EXPORT, BakedKind.BRANCH, Origin.DATA, "net.py", 3, "if n == 2:")
+    baked = BakedValue(*place, False, 2, 2, "batch size 3", 0.5)
+    assert baked.wrong
+    assert verdict.conclude(dataclasses.replace(report, baked_values=(baked,)), Path("run")) == conclusion
     alone = dataclasses.replace(report, comparisons=(comparison(Stage.GOLDEN, check("noise")),))
     assert "after the model returns it" in verdict.conclude(alone, Path("run")).next
 
