@@ -24,6 +24,7 @@ _BUDGET = re.compile(
 _LIMIT = re.compile(r"(?P<change>[+-]?)(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+) ?(?P<unit>[a-zA-Z%×]*)")
 _FACTOR_UNITS = ("x", "×")
 _ROUNDING = 1e-9  # relative to the limit: a change equal to the limit is within it, whatever the rounding
+_LISTED = 40  # subjects in a message
 _EXAMPLES = f"write parity>2x, p99>+5%, size@{Stage.FP16}>20MB or top1<-0.5%"
 
 
@@ -137,9 +138,9 @@ def _check_subject(budget: Budget, a: Side, b: Side) -> None:
     """Raises BadInput if neither side has the subject of the budget in any figure."""
     subjects = sorted({change.subject for change in figure_changes(a, b)})
     if not any(_applies(budget, subject) for subject in subjects):
-        raise BadInput(
-            f"--fail-if {budget.text!r}: unknown subject {budget.subject!r}", f"known: {', '.join(subjects)}"
-        )
+        more = f" and {len(subjects) - _LISTED} more" if len(subjects) > _LISTED else ""
+        known = f"known: {', '.join(subjects[:_LISTED])}{more}"
+        raise BadInput(f"--fail-if {budget.text!r}: unknown subject {budget.subject!r}", known)
 
 
 def _can_be_judged(budget: Budget, change: FigureChange) -> bool:
@@ -153,7 +154,8 @@ def _why_undecided(budget: Budget, change: FigureChange, a: Side, b: Side) -> st
     if budget.margin is Margin.VALUE or change.a is None:
         return None
     if not change.comparable:
-        return f"{change.subject}: measured on different machines ({a.machine or 'unknown'}, {b.machine or 'unknown'})"
+        machines = (side.machine_of(change.subject) or "unknown" for side in (a, b))
+        return f"{change.subject}: measured on different machines ({', '.join(machines)})"
     return f"{change.subject}: no factor, the value in A is 0" if _amount(budget, change) is None else None
 
 

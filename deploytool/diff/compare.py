@@ -1,10 +1,10 @@
-"""Compares two runs, bundles or device results: changed facts, changed figures, and whether a budget allows them."""
+"""Compares two runs, bundles, sweeps or device results: facts and figures that changed, and by how much."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploytool.diff.quantities import QUANTITIES
 
@@ -22,10 +22,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two compared things: a run, a bundle or a device result.
+    """One of the two compared things: a run, a bundle, a device result or a sweep.
 
     `facts` are texts by name, `figures` are measured values by quantity and subject, and `machine` is where speeds were
-    measured (empty if none were).
+    measured (empty if none were). `machines` has those subjects that were measured elsewhere.
     """
 
     kind: str
@@ -34,6 +34,11 @@ class Side:
     machine: str
     facts: Mapping[str, str]
     figures: Mapping[str, Values]
+    machines: Mapping[str, str] = field(default_factory=dict)
+
+    def machine_of(self, subject: str) -> str:
+        """Where the speeds of a subject were measured."""
+        return self.machines.get(subject, self.machine)
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,9 @@ def figure_changes(a: Side, b: Side) -> Iterator[FigureChange]:
     """Every figure of either side in the order of `QUANTITIES`, also those that are equal."""
     for quantity in QUANTITIES:
         before, after = a.figures.get(quantity, {}), b.figures.get(quantity, {})
-        comparable = not QUANTITIES[quantity].machine_dependent or a.machine == b.machine
         for subject in {**before, **after}:
+            same = a.machine_of(subject) == b.machine_of(subject)
+            comparable = same or not QUANTITIES[quantity].machine_dependent
             yield _figure_change(quantity, subject, before.get(subject), after.get(subject), comparable=comparable)
 
 

@@ -29,6 +29,8 @@ class Quantity:
 _SHARE: Mapping[str, float] = {"": 1.0, "%": 0.01}
 
 QUANTITIES: Mapping[str, Quantity] = {
+    "passed": Quantity("whether a cell of a sweep passed: 1 or 0", _SHARE, more_is_worse=False, share=True),
+    "tolerances": Quantity("largest error of a cell of a sweep, in multiples of its tolerance", NONE),
     "parity": Quantity("largest error against FP64, relative to the largest output", NONE),
     "noise": Quantity("largest error against FP64, in multiples of the model's own noise", NONE),
     "tolerance": Quantity("largest error that passes", NONE),

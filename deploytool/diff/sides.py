@@ -1,4 +1,4 @@
-"""Reads the two sides of a comparison: a run, a report, a bundle, or the JSON output of a device."""
+"""Reads the two sides of a comparison: a run, a report, a bundle, a sweep, or the JSON output of a device."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from deploytool.bundle.manifest import (
     read_manifest,
 )
 from deploytool.device.verify import Verification
-from deploytool.diff import bench_figures
+from deploytool.diff import bench_figures, sweep_side
 from deploytool.diff.compare import Side, Value
 from deploytool.diff.figures import Figure, of_probe_results, of_report, sorted_by_quantity
 from deploytool.errors import BadInput
 from deploytool.host import files, side_files
 from deploytool.results import receipt, report, verdict
+from deploytool.results import sweep as sweeps
 from deploytool.results.artifact import Kind
 from deploytool.results.receipt import Receipt
 from deploytool.results.report import Report
@@ -37,14 +38,26 @@ def read(path: Path) -> Side:
     """The side at a path; raises BadInput for another file, and Refused for an invalid manifest."""
     if (path / MANIFEST_FILE).is_file():
         return _read_bundle(path)
+    if sweeps.is_sweep(path):
+        return sweep_side.read(path)
     if path.is_dir():
         return _read_run(path)
     if not path.is_file():
-        raise BadInput(f"{path} does not exist", "name a run, a bundle, or a file with the output of a device")
+        raise BadInput(f"{path} does not exist", "name a run, a bundle, a sweep, or a file with the output of a device")
     data = _load_json(path)
     if isinstance(data, Mapping) and report.is_report_schema(data.get("schema")):
         return _report_side(path, report.read(path), {}, ())
     return _device_side(path, data)
+
+
+def read_both(a: Path, b: Path) -> tuple[Side, Side]:
+    """The two sides of a comparison, as `read`; a sweep can only be compared with another sweep."""
+    first, second = read(a), read(b)
+    kinds = {first.kind, second.kind}
+    if sweep_side.SWEEP in kinds and len(kinds) > 1:
+        sweep, other = (a, second.kind) if first.kind == sweep_side.SWEEP else (b, first.kind)
+        raise BadInput(f"{sweep} is a sweep, and the other side is a {other}", "give the folder of one of its cells")
+    return first, second
 
 
 def _load_json(path: Path) -> object:

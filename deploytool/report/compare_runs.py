@@ -128,10 +128,10 @@ def _plots(named_runs: Sequence[tuple[str, RunData]]) -> list[ParetoPlot]:
     for (device, batch), members in groupby(sorted(named_runs, key=_device_and_batch), key=_device_and_batch):
         group = list(members)
         by_error = [point for name, run in group for point in _points(name, run, _largest_error)]
-        plots.append(ParetoPlot(device, batch, "largest error against FP64", True, _mark_front(by_error, lower=True)))
+        plots.append(ParetoPlot(device, batch, "largest error against FP64", True, mark_front(by_error, lower=True)))
         by_class = [point for name, run in group if run.report.data for point in _points(name, run, _same_class)]
         if len({point.value for point in by_class}) > 1:
-            front = _mark_front(by_class, lower=False)
+            front = mark_front(by_class, lower=False)
             plots.append(ParetoPlot(device, batch, "same class as the source", False, front))
     return [plot for plot in plots if plot.points]
 
@@ -170,7 +170,7 @@ def _same_class(report: Report, speed: Speed) -> float | None:
     return min(shares, default=None)
 
 
-def _mark_front(points: Sequence[Point], *, lower: bool) -> tuple[Point, ...]:
+def mark_front(points: Sequence[Point], *, lower: bool) -> tuple[Point, ...]:
     """The points sorted by latency, with the Pareto front of the passing ones marked; `lower` if small is better."""
     sign = 1 if lower else -1
     marked, best = [], float("inf")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from deploytool.host import disk, files, terminal
+from deploytool.host import files
 from deploytool.report import (
     changed_options,
     compare_runs,
@@ -19,10 +16,12 @@ from deploytool.report import (
     rows,
     run_data,
     stamp,
+    templating,
     thumbnails,
     tiles,
     timings,
 )
+from deploytool.report.compare_runs import ParetoPlot
 from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
 from deploytool.results.artifact import PAGE
@@ -45,14 +44,22 @@ def write_comparison(homes: tuple[Path, ...], out: Path) -> Path:
     runs = [run_data.read(home) for home in homes]
     out.parent.mkdir(parents=True, exist_ok=True)
     compared = compare_runs.compare(runs, out.parent)
-    drawn = [
-        (plot, pareto.pareto(plot.points, plot.vertical, number, logarithmic=plot.logarithmic))
-        for number, plot in compared.plots
-    ]
-    template = _environment().get_template("runs.html")
+    drawn = [(plot, _pareto(plot, number)) for number, plot in compared.plots]
+    template = templating.environment().get_template("runs.html")
     page = template.render(compared=compared, plots=drawn, model_signs=pareto.model_signs)
     files.publish(out, page.encode())
     return out
+
+
+def _pareto(plot: ParetoPlot, number: int) -> Plot:
+    return pareto.pareto(
+        plot.points,
+        plot.vertical,
+        number,
+        logarithmic=plot.logarithmic,
+        title="Latency and accuracy",
+        caption=pareto.caption("more accurate"),
+    )
 
 
 def render(run: RunData) -> str:
@@ -60,7 +67,7 @@ def render(run: RunData) -> str:
     report = run.report
     strips = list(rows.layer_strips(run.blame.comparisons)) if run.blame else []
     return (
-        _environment()
+        templating.environment()
         .get_template("run.html")
         .render(
             stamp=stamp.compute(run.location, run.home),
@@ -119,28 +126,3 @@ def _bench_plots(run: RunData) -> dict[str, Plot | None]:
         "latencies": plots.latencies(series, f"for a batch of {batch}") if series else None,
         "sweep": plots.sweep(timings.rates(run.bench)) if several else None,
     }
-
-
-def _finalize(value: object) -> str:
-    """A template value without control characters; markup keeps its line breaks."""
-    if isinstance(value, Markup):
-        return Markup("\n".join(terminal.visible(line) for line in str(value).split("\n")))
-    return terminal.visible(str(value))
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("deploytool.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_finalize,
-    )
-    environment.filters |= {
-        "error": rows.error,
-        "size": disk.size,
-        "words": lambda name: name.replace("_", " "),
-        "drawn": lambda plot: Markup(plot.svg),  # made by this package, with every text in it escaped
-    }
-    return environment

@@ -1,18 +1,23 @@
-"""Plots the artifacts of several runs by latency and accuracy, and marks the Pareto front."""
+"""Plots artifacts by latency and by accuracy or size, and marks the Pareto front."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.ticker import NullLocator
-
 from deploytool.report.rows import Point
-from deploytool.report.svg import ACCENT, BAD, MUTED, PAPER, WIDTH, Plot, canvas, plot_text, readable_log_ticks
-
-CAPTION = (
-    "Filled markers: on the Pareto front, no artifact that passes is both faster and more accurate. "
-    "Crosses: the artifact fails its checks. Up and left is better."
+from deploytool.report.svg import (
+    ACCENT,
+    BAD,
+    MUTED,
+    PAPER,
+    WIDTH,
+    Plot,
+    canvas,
+    plot_text,
+    readable_log_ticks,
+    vertical_log_ticks,
 )
+
 _MARKERS = {
     "o": "●",
     "s": "■",
@@ -25,22 +30,38 @@ _MARKERS = {
     "X": "✖",
     "<": "◀",
     ">": "▶",
+    "p": "⬟",
+    "d": "⬧",
 }
+SIGNS = len(_MARKERS)  # models that can be told apart
 
 
-def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: bool) -> Plot:
-    """Every measured artifact by latency and by accuracy; `vertical` is the label of the accuracy axis."""
+def pareto(
+    points: Sequence[Point],
+    vertical: str,
+    number: int,
+    *,
+    logarithmic: bool,
+    title: str,
+    caption: str,
+    signs: bool = True,
+) -> Plot:
+    """Every measured artifact by latency and by another quantity; `vertical` is the label of its axis.
+
+    With `logarithmic`, that axis has its small values at the top; with `signs`, each model has a marker of its own.
+    """
     with canvas(f"pareto{number}", WIDTH, 280) as paper:
         axes = paper.axes(56, 42, 12, 14)
         axes.set_xscale("log")
         if logarithmic:
             axes.set_yscale("log")
-            axes.invert_yaxis()  # small errors at the top
+            axes.invert_yaxis()  # small is better, and at the top
         front = [point for point in points if point.front]
         axes.plot(
             [point.latency for point in front], [point.value for point in front], color=ACCENT, linewidth=1.2, alpha=0.5
         )
         markers = _model_markers([point.model for point in points])
+        markers = markers if signs else dict.fromkeys(markers, "o")
         for point in sorted(points, key=lambda point: list(markers).index(point.model)):
             face = ACCENT if point.front else PAPER
             edge = ACCENT if point.passed else BAD
@@ -54,11 +75,19 @@ def pareto(points: Sequence[Point], vertical: str, number: int, *, logarithmic: 
         axes.grid(visible=True)
         readable_log_ticks(axes)
         if logarithmic:
-            axes.yaxis.set_minor_locator(NullLocator())
+            vertical_log_ticks(axes)
         axes.set_xlabel("latency of one batch, milliseconds")
         axes.set_ylabel(vertical, color=MUTED)
         description = "On the front: " + "; ".join(f"{point.label} at {point.latency:.2f} ms" for point in front)
-        return paper.finish("Latency and accuracy", CAPTION, description)
+        return paper.finish(title, caption, description)
+
+
+def caption(better: str) -> str:
+    """The caption of a plot on whose front no other artifact is both faster and `better`."""
+    return (
+        f"Filled markers: on the Pareto front, no artifact that passes is both faster and {better}. "
+        "Crosses: the artifact fails its checks. Up and left is better."
+    )
 
 
 def model_signs(models: Sequence[str]) -> list[tuple[str, str]]:

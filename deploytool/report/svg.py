@@ -100,10 +100,23 @@ def canvas(name: str, width: float, height: float) -> Iterator[Canvas]:
 
 def readable_log_ticks(axes: Axes) -> None:
     """Sets the ticks of a logarithmic x axis to 1, 2 and 5 times powers of ten, as plain numbers."""
-    low, high = axes.get_xlim()
-    ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    ticks = _log_ticks(*axes.get_xlim())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def vertical_log_ticks(axes: Axes) -> None:
+    """Sets the ticks of a logarithmic y axis to powers of ten, and within two decades also to 2 and 5 times them."""
+    low, high = sorted(axes.get_ylim())
+    ticks = _log_ticks(low, high)
+    if high > 100 * low:
+        ticks = [tick for tick in ticks if f"{tick:e}".startswith("1.000000e")]
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(ticks, [f"{tick:g}" if tick >= 0.01 else f"{tick:.0e}" for tick in ticks])
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    return [tick for e in range(-10, 7) for m in (1, 2, 5) if low <= (tick := float(f"{m}e{e}")) <= high]
 
 
 def plot_text(text: str) -> str:

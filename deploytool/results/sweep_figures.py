@@ -44,7 +44,12 @@ def shipped(result: CellResult) -> str:
 def size(result: CellResult) -> int | None:
     """The bytes of the file that ships, with its side file; None if none was made."""
     name = shipped(result)
-    return result.sizes[name] + result.sizes.get(name + side_files.SUFFIX, 0) if name else None
+    return size_of(result, name) if name else None
+
+
+def size_of(result: CellResult, name: str) -> int | None:
+    """The bytes of a file of a cell, by its path, with its side file; None if there is none."""
+    return result.sizes[name] + result.sizes.get(name + side_files.SUFFIX, 0) if name in result.sizes else None
 
 
 def worst(result: CellResult) -> Closeness | None:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Page
 
-from deploytool.report import html
+from deploytool.report import html, sweep_page
 from deploytool.results.artifact import PAGE
-from tests.report import variants
+from tests.report import sweeps, variants
 from tests.report.reading import SECTIONS
 from tests.report.variants import written
 
@@ -98,9 +98,14 @@ def show(watched: Watched, file: Path, size: tuple[int, int], scheme: Scheme = "
     return watched.page
 
 
-@pytest.fixture(scope="module", params=["rich", "passing", "several"])
+@pytest.fixture(scope="module", params=["rich", "passing", "several", "sweep", "large sweep"])
 def file(request: pytest.FixtureRequest, rich: Path, passing: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of each kind."""
+    if "sweep" in request.param:
+        sweep = sweeps.sweep(
+            sweeps.cells(80, targets=[f"target_{number}" for number in range(30)]) if "large" in request.param else None
+        )
+        return sweep_page.write_pages(sweep, sweeps.store(tmp_path_factory.mktemp("sweep"), sweep))
     if request.param == "several":
         return html.write_comparison((passing, rich), tmp_path_factory.mktemp("several") / "several.html")
     return html.write(rich if request.param == "rich" else passing)
@@ -224,3 +229,31 @@ def test_the_page_of_several_runs_links_to_their_pages(
     page = show(watched, several, DESKTOP)
     page.get_by_role("row").nth(1).get_by_role("link").click()
     assert page.url == (passing / PAGE).resolve().as_uri()
+
+
+def test_a_square_of_a_sweep_leads_to_the_report_of_its_cell(watched: Watched, tmp_path: Path) -> None:
+    sweep = sweeps.sweep()
+    home = sweeps.store(tmp_path / "sweep", sweep)
+    page = show(watched, sweep_page.write_pages(sweep, home), PHONE)
+    scroll = page.locator("#map .scroll").first
+    scroll.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.activeElement.scrollLeft > 0", timeout=2000)
+    label = page.locator("#map tbody th").first
+    box = label.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0, "the model stays in view"
+    page.keyboard.press("Tab")
+    assert page.locator(":focus").inner_text() == "✓ pass"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/report.html")
+    assert page.title() == "a cell"
+
+
+def test_nothing_of_a_sweep_is_cut_off_in_print(watched: Watched, tmp_path: Path) -> None:
+    sweep = sweeps.sweep()
+    page = show(watched, sweep_page.write_pages(sweep, sweeps.store(tmp_path / "sweep", sweep)), PAPER)
+    page.emulate_media(media="print")
+    cut = "all => all.filter(each => each.scrollWidth > each.clientWidth + 1).map(each => each.innerText.slice(0, 40))"
+    assert page.eval_on_selector_all(".scroll", cut) == []
+    assert page.locator("#front-1").is_visible(), "collapsed content is printed"

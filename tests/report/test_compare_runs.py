@@ -22,7 +22,7 @@ def point(latency: float, value: float, *, passed: bool = True) -> Point:
 
 
 def front(points: list[Point], *, lower: bool) -> list[tuple[float, float]]:
-    return [(point.latency, point.value) for point in compare_runs._mark_front(points, lower=lower) if point.front]
+    return [(point.latency, point.value) for point in compare_runs.mark_front(points, lower=lower) if point.front]
 
 
 def test_the_front_has_the_points_that_no_other_dominates() -> None:
