@@ -74,7 +74,7 @@ TIMM = (
     _timm("test_nfnet", 96),
     _timm("test_mambaout", 96),
     _timm("cait_xxs24_224", 96, img_size=96, depth=2),
-    _timm("mixer_s16_224", 96, img_size=96, num_blocks=2),
+    _timm("mixer_s16_224", 96, img_size=96),
 )
 TRANSFORMERS = (
     _transformers("BERT"),

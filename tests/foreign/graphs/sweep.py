@@ -24,6 +24,7 @@ from tests.foreign.graphs.rows import ROWS, Origin, Row
 ROOT = Path(__file__).resolve().parents[3]
 HEADING = "## What was found"
 LIMIT_S = 600
+KEEP_FP32 = "--keep-fp32 auto"  # the remedy of a message that a user would try
 WRONG = 4.0  # multiples of a tolerance, above which a pass is wrong, as in `cells`
 
 
@@ -51,9 +52,12 @@ def measure(row: Row, state: Path) -> dict[str, Any]:
     arguments = [argument.replace("{made}", str(made)) for argument in (row.model, *row.arguments)]
     start = time.perf_counter()
     batch = (f"--batch={row.batch}",) if row.batch else ()
-    common = ("--quick", *batch, "--out", str(run), "--json")
+    command = ("-m", "deploytool", "export", *arguments, "--quick", *batch, "--out", str(run), "--json")
     try:
-        export = _python(row, "-m", "deploytool", "export", *arguments, *common)
+        export = _python(row, *command)
+        searched = bool(export.returncode) and f"repeat the command with {KEEP_FP32}" in export.stderr
+        if searched:
+            export = _python(row, *command, *KEEP_FP32.split())
     except subprocess.TimeoutExpired:
         return {**result, "verdict": "too late", "message": f"not done in {LIMIT_S} s", "seconds": float(LIMIT_S)}
     result["seconds"] = round(time.perf_counter() - start, 1)
@@ -65,7 +69,7 @@ def measure(row: Row, state: Path) -> dict[str, Any]:
         verdict = "refused, as it should be" if row.expected and row.expected in message else "refused"
         verdict = "unexpected error" if export.returncode == 1 else verdict
         return {**result, "verdict": verdict, "exit": export.returncode, "message": message}
-    result |= _of_report(run)
+    result |= _of_report(run, searched)
     check = _python(row, "-m", "tests.foreign.graphs.independent", row.name, str(made), str(run))
     if check.returncode:
         return {**result, "verdict": "not checked", "message": check.stderr[-600:]}
@@ -89,8 +93,8 @@ def _judged(independent: Mapping[str, Any], result: Mapping[str, Any]) -> dict[s
     }
 
 
-def _of_report(run: Path) -> dict[str, Any]:
-    """What a run's report says: exporter, rewrites, noise, tolerances and the planted faults."""
+def _of_report(run: Path, searched: bool) -> dict[str, Any]:
+    """What a run's report says: exporter, rewrites, noise, tolerances, planted faults, nodes found to need FP32."""
     report = json.loads((run / "validate" / "report.json").read_text())
     noise, tolerances = {"fp32": 0.0, "fp16": 0.0}, {"fp32": 0.0, "fp16": 0.0}
     for comparison in report["comparisons"]:
@@ -99,7 +103,7 @@ def _of_report(run: Path) -> dict[str, Any]:
             noise[precision] = max(noise[precision], check["tolerance"]["noise"] or 0.0)
             tolerances[precision] = max(tolerances[precision], check["tolerance"]["max_error"])
     receipts = {
-        stage: json.loads(path.read_text()) for stage in ("export", "rewrite") if (path := _receipt(run, stage))
+        stage: json.loads(path.read_text()) for stage in ("export", "rewrite", "fp16") if (path := _receipt(run, stage))
     }
     rewrites = receipts.get("rewrite", {}).get("notes", {}).get("rewrites", {})
     return {
@@ -107,6 +111,7 @@ def _of_report(run: Path) -> dict[str, Any]:
         "tolerances": tolerances,
         "exporter": receipts.get("export", {}).get("notes", {}).get("exporter", ""),
         "rewrites": [name for name, found in rewrites.items() if found["applied"]],
+        "kept": receipts["fp16"]["notes"]["keep_fp32"] if searched else [],
         "faults": report.get("faults"),
         "remarks": report.get("remarks"),
     }
@@ -142,7 +147,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             errors = " | ".join(f"{multiples[name]:.1f}×" if name in multiples else "–" for name in ("fp32", "fp16"))
             fired = ", ".join(result.get("rewrites") or ()) or "–"
             cells = (row.name, row.origin.value, result.get("exporter") or "–", result.get("nodes") or "–", fired)
-            yield f"| {' | '.join(map(str, cells))} | {errors} | {result['seconds']:.0f} | {result['verdict']} |"
+            kept = f", in FP32: {', '.join(result['kept'])}" if result.get("kept") else ""
+            yield f"| {' | '.join(map(str, cells))} | {errors} | {result['seconds']:.0f} | {result['verdict']}{kept} |"
 
 
 def write_page(results: Mapping[str, Mapping[str, Any]], page: Path) -> None:
