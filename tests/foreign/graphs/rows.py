@@ -123,15 +123,24 @@ def _hostile(
     return Row(name, Origin.HOSTILE, model, maker=maker, expected=expected, axes=axes, batch=batch)
 
 
+_PICTURES = ("--data", "{made}/pictures")  # of text, which the networks of rapidocr were trained on
 CARRIED = (
     _carried("magika", "magika/models/standard_v3_3/model.onnx", "--input", "bytes=2048:int32:257"),
     _carried(
         "rapidocr classifier",
         "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-        *("--input", "x=3x48x192", "--mean", "0.5", "--std", "0.5"),
+        *("--input", "x=3x48x192", *_PICTURES, "--mean", "0.5", "--std", "0.5"),
     ),
-    _carried("rapidocr detector", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx", "--input", "x=3x96x96"),
-    _carried("rapidocr recogniser", "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx", "--input", "x=3x48x160"),
+    _carried(
+        "rapidocr detector",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        *("--input", "x=3x96x96", *_PICTURES, "--preprocess", "imagenet"),
+    ),
+    _carried(
+        "rapidocr recogniser",
+        "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        *("--input", "x=3x48x160", *_PICTURES, "--mean", "0.5", "--std", "0.5"),
+    ),
     _carried(
         "silero-vad",
         "silero_vad/data/silero_vad_16k_op15.onnx",
