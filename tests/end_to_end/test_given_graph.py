@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from deploytool import export
 from deploytool.api import Run
 from deploytool.errors import BadInput, StageFailed
+from deploytool.loading import catalog
 from deploytool.spec import Baseline, Stage
 from tests import given_graphs
 from tests.conftest import TINY
@@ -180,6 +182,31 @@ def test_the_exported_graph_of_a_model_fed_back_gives_the_same_fp16_graph_byte_f
     for stage in (Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16):
         made = [run.folder / stage / "model.onnx" for run in (first, again)]
         assert made[0].read_bytes() == made[1].read_bytes(), stage
+
+
+TWELVE = (
+    *(f"shufflenet_g{groups}" for groups in (1, 2, 3, 4, 8)),
+    *("mixnet_s", "mixnet_m", "mixnet_l", "squeezenet1_0", "squeezenet1_1", "mobilenet_v1", "mobilenet_v1_cifar"),
+)
+
+_NUMBERED = re.compile(rb"__mye\d+")  # tensors of TensorRT-RTX, which each build numbers differently
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", TWELVE)
+def test_a_model_of_the_zoo_fed_back_gives_the_same_fp16_graph_and_engine(name: str, tmp_path: Path) -> None:
+    first = export(name, quick=True, trt=True, out=tmp_path / "first").check()
+    settings = catalog.find(name).preprocessing
+    assert settings is not None
+    file = str(first.folder / "export" / "model.onnx")
+    inputs = {"resize": settings.resize, "crop": settings.crop, "mean": settings.mean, "std": settings.std}
+    options: dict[str, Any] = {"quick": True, "trt": True, **inputs}
+    again = export(file, out=tmp_path / "again", **options).check()
+    assert first.fp16 is not None
+    assert again.fp16 is not None
+    assert first.fp16.read_bytes() == again.fp16.read_bytes()
+    first_plan, again_plan = (_NUMBERED.sub(b"", run.engines[0].read_bytes()) for run in (first, again))
+    assert first_plan == again_plan
 
 
 def test_an_fp16_file_is_exported_as_the_same_graph_in_fp32(tmp_path: Path) -> None:
