@@ -159,11 +159,19 @@ def _breaks(figure: str, parity: Parity, tolerance: Tolerance) -> bool:
 
 
 def _strain(checked: PartCheck) -> tuple[bool, float]:
-    """The sort key of parts: broken ones last, then by the larger of the errors as multiples of their limits."""
+    """The sort key of parts: broken ones last, then by the share of the tolerance."""
+    return bool(checked.broken), _share(checked)
+
+
+def largest_share(check: Check) -> float:
+    """The largest share of its tolerance that the error of a part has: the largest or the root mean square error."""
+    return max(map(_share, check.part_checks))
+
+
+def _share(checked: PartCheck) -> float:
     parity, limits = checked.parity, checked.tolerance
-    max_error = parity.max_error / limits.max_error
     rms = 10 ** ((limits.snr_db - parity.snr_db) / 20)
-    return bool(checked.broken), max(max_error, rms)
+    return float(max(parity.max_error / limits.max_error, rms))
 
 
 def compare(got: Arrays, expected: Arrays, tie: float = 0.0, parts: Sequence[OutputPart] = ()) -> Parity:

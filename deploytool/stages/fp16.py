@@ -33,6 +33,7 @@ from deploytool.spec import AUTO, Job, Precision, Stage
 from deploytool.stages.registry import STAGES
 
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_HEADROOM = 0.8  # share of a tolerance that the search for nodes to keep in FP32 uses
 _MIN_CONVERTED = 0.9  # share in FP16 of the heavy nodes that are not kept in FP32 on purpose
 _MIN_FP16 = 0.5  # share in FP16 of all heavy nodes
 _SECONDS = 300.0
@@ -166,7 +167,8 @@ def _search(
 def assess(half: onnx.ModelProto, sample: Golden, tolerances: Tolerances) -> Evaluation:
     """Runs a graph with emulated FP16 arithmetic on the golden cases and the natural edge cases.
 
-    The graph passes if its answers are within the tolerances of the FP64 reference and no value exceeds 65504.
+    The graph passes if its answers are within four fifths of the tolerances of the FP64 reference and no value exceeds
+    65504: a runtime, which adds in another order, then stays within the tolerances too.
     """
     answers, largest = fp16_emulation.run_with_range(half, _with_edges(sample))
     cases = len(sample.labels)
@@ -176,7 +178,9 @@ def assess(half: onnx.ModelProto, sample: Golden, tolerances: Tolerances) -> Eva
         edge_answers = {name: array[index : index + 1] for name, array in answers.items()}
         check = edge_checks.check(edge_answers, edge, sample, tolerances, lambda _: tolerances, half=True)
         checks.append(check or checks[0])
-    passes = largest <= fp16_rounding.LARGEST and not any(check.broken for check in checks)
+    passes = largest <= fp16_rounding.LARGEST and not any(
+        check.broken or metrics.largest_share(check) > _HEADROOM for check in checks
+    )
     return Evaluation(passes, max(_error(check) for check in checks))
 
 

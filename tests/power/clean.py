@@ -24,7 +24,7 @@ from deploytool.data.golden import Floor
 from deploytool.loading import catalog
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks as parity_checks
-from deploytool.parity import noise
+from deploytool.parity import metrics, noise
 from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.intermediates import Probes
 from deploytool.pipeline import runner
@@ -91,22 +91,13 @@ def check_runs(job: Job, home: Path) -> Iterator[Judgement]:
         pairs = zip(steps, comparisons, strict=True)
         checks = [(step, check) for step, comparison in pairs for check in comparison.checks]
         coarse = all(_is_too_coarse(step, check, sample.noise.fp16) for step, check in checks if check.broken)
-        yield Judgement(run, "; ".join(failed), coarse, max(_share(check) for _, check in checks))
+        yield Judgement(run, "; ".join(failed), coarse, max(metrics.largest_share(check) for _, check in checks))
 
 
 def _is_too_coarse(step: PlannedComparison, check: Check, noise: Floor) -> bool:
     """Whether a check may fail because FP16 changes the answers by more than the coarsest tolerance."""
     rounded = step.half and not (step.exact and check.against == step.before)  # the exact comparison rounds nothing
     return rounded and max(noise.max_error, check.parity.max_error) > COARSEST
-
-
-def _share(check: Check) -> float:
-    """The largest share of its tolerance that a part of the check uses."""
-    shares = []
-    for part in check.part_checks:
-        shares += [part.parity.max_error / part.tolerance.max_error]
-        shares += [10 ** ((part.tolerance.snr_db - part.parity.snr_db) / 20)]
-    return max(shares)
 
 
 def read(path: Path | None) -> dict[str, list[Judgement]]:

@@ -161,6 +161,15 @@ def test_a_sound_graph_needs_no_kept_nodes() -> None:
     assert conversion.beyond(taken.inputs) == frozenset()
 
 
+@pytest.mark.parametrize(("share", "holds"), [(0.9, False), (0.7, True)])
+def test_the_search_leaves_headroom_for_other_arithmetic(share: float, holds: bool) -> None:
+    conversion, taken = fp16.convert(planted.sound(), keep_io=True), sample(planted.sound())
+    answers, _ = fp16_emulation.run_with_range(conversion.half, taken.inputs)
+    loose = metrics.tolerances(taken.noise, {"fp16": 1.0})
+    used = metrics.largest_share(metrics.check(answers, taken.reference, "FP64", loose.fp16))
+    assert assess(conversion.half, taken, metrics.tolerances(taken.noise, {"fp16": used / share})).holds is holds
+
+
 def test_a_value_that_is_clipped_later_is_still_an_overflow() -> None:
     conversion, taken = fp16.convert(planted.clipped(), keep_io=True), sample(planted.clipped())
     assert conversion.beyond(taken.inputs) == {"/Conv_2", "/Clip_3"}
