@@ -39,7 +39,6 @@ _MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
 _INDICES = (torch.int64, torch.int32, torch.bool)  # types of indices and masks; others are of pixels and samples
 _POSITIONAL = "_deploytool_positional"  # the attribute of tensors that are computed from such values alone
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
-_RUNTIME_FORMS = {**sequential_sum.SUMS, "sigmoid": rational_sigmoid.sigmoid}
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
 # How often the error of the sequential order counts. How far sums of equal numbers drift depends on their last bits:
@@ -251,8 +250,9 @@ class _ElementaryMode(TorchFunctionMode):
         return self.result(name, func, args, named)
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """The result of one elementary call."""
-        return func(*args, **named)
+        """The result of one elementary call, with the absolute error of the sigmoid in ONNX Runtime."""
+        result = _call_replacement(rational_sigmoid.sigmoid, args, named) if name == "sigmoid" else None
+        return func(*args, **named) if result is None else result
 
 
 class _RoundingMode(_ElementaryMode):
@@ -269,7 +269,7 @@ class _RoundingMode(_ElementaryMode):
         positions, and a rounding error in them selects another row of a table.
         """
         positional = all(map(_is_positional, _tensors((*args, *named.values()))))
-        result = func(*args, **named)
+        result = super().result(name, func, args, named)
         _mark(args[:1] if name == "__setitem__" or (args and _writes(name, named)) else (result,), positional)
         if positional:
             return result
@@ -302,12 +302,12 @@ def _mark(values: Iterable[Any], positional: bool) -> None:
 
 
 class _SequentialMode(_ElementaryMode):
-    """Computes every sum of a torch call sequentially, and the sigmoid as ONNX Runtime does."""
+    """Computes every sum of a torch call sequentially."""
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """The result of a call with its sums in the worst order."""
-        result = _call_replacement(_RUNTIME_FORMS[name], args, named) if name in _RUNTIME_FORMS else None
-        return func(*args, **named) if result is None else result
+        result = _call_replacement(sequential_sum.SUMS[name], args, named) if name in sequential_sum.SUMS else None
+        return super().result(name, func, args, named) if result is None else result
 
 
 def _share_memory(result: torch.Tensor, argument: Any) -> bool:

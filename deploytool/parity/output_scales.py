@@ -20,6 +20,7 @@ from deploytool.results.output_parts import OutputPart
 
 _STEP, _APART, _FAR = 3.0, 10.0, 30.0  # ratios of channel sizes; `_is_part` says what each is evidence of
 _SMALLER_ERRORS = 4.0  # ratio of rounding errors that shows different arithmetic
+_DROWNED = 1e-4  # rounding error of probabilities, relative to them, that allows them no tolerance of their own
 _P_CHANCE, _P_UNLIKELY, _P_EXCLUDED = 0.05, 1e-3, 1e-5  # limits of the probability that random channels are so adjacent
 _FEW, _SOME = 9, 32  # channels: up to `_FEW` each may have its own meaning; up to `_SOME` a large ratio still decides
 _NOTHING = 1e-13  # relative size of a channel that counts as zero: runtimes flush what is left of a closed gate
@@ -181,6 +182,8 @@ class _Axis:
     def _is_part(self, channels: Channels, is_small: npt.NDArray[np.bool_], step: float) -> bool:
         """Whether the small ones among these channels are a separate part, and not small by chance."""
         small, large = channels[is_small], channels[~is_small]
+        if self.shares[channels].all() and _rms(self.errors[small]) > _DROWNED * _rms(self.sizes[small]):
+            return False
         fewer = is_small if len(small) <= len(large) else ~is_small
         chance = _adjacent_by_chance(fewer)
         smaller_errors = _SMALLER_ERRORS * _rms(self.errors[small]) <= _rms(self.errors[large])
