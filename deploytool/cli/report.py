@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deploytool.cli import console
+from deploytool.cli import console, sweep_results
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
 from deploytool.results import report as reports
@@ -56,7 +56,7 @@ def report(
 
         written = html.write_comparison(homes, page or _COMPARISON_PAGE)
     elif sweeps.is_sweep(homes[0]):
-        written = _write_sweep(homes[0], junit)
+        written = sweep_results.write(sweeps.read(homes[0]), homes[0], junit)
     else:
         for result in device or ():
             device_results.store(homes[0], result)
@@ -84,14 +84,3 @@ def _refuse(homes: tuple[Path, ...], page: Path | None, junit: Path | None, devi
         raise BadInput("--device works with one run only", "give the run whose bundle the device ran")
     if page and not several:
         raise BadInput("--page works with several runs only", "the page of one run is RUN/report.html")
-
-
-def _write_sweep(home: Path, xml: Path | None) -> Path:
-    """Writes the page and the table of a sweep, and its JUnit file if one is wanted; returns the path of the page."""
-    from deploytool.report import junit, sweep_page  # imports matplotlib and jinja2
-
-    sweep = sweeps.read(home)
-    written = sweep_page.write_pages(sweep, home)
-    if xml is not None:
-        junit.write_sweep(xml, sweep)
-    return written

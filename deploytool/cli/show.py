@@ -1,4 +1,4 @@
-"""`deploytool show`: shows a run, the origin of one artifact, or the cost of a model's layers."""
+"""`deploytool show`: shows a run or a sweep, the origin of one artifact, or the cost of a model's layers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploytool.cli import completion, params, summary
+from deploytool.cli import completion, params, summary, sweep_results
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
 from deploytool.loading import catalog, factory
 from deploytool.results import receipt, report
+from deploytool.results import sweep as sweeps
 from deploytool.results.artifact import Kind
 from deploytool.results.receipt import Receipt
 from deploytool.spec import Model, SourceKind, Stage
@@ -29,7 +30,7 @@ def show(
         str,
         typer.Argument(
             metavar="RUN|FILE|MODEL",
-            help="The folder of a run, a file in it, an ONNX file, or with --cost a model.",
+            help="The folder of a run or a sweep, a file in a run, an ONNX file, or with --cost a model.",
             autocompletion=completion.path_or_model,
         ),
     ],
@@ -41,7 +42,7 @@ def show(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --cost: argument of the factory, as in export.")
     ] = None,
 ) -> Outcome:
-    """Shows the report of a run, the origin of one of its artifacts, an ONNX file, or the cost of a model's layers.
+    """Shows the report of a run, the cells of a sweep, the origin of a file, an ONNX file, or the cost of a model.
 
     Examples: deploytool show artifacts/shufflenet_g3 · deploytool show --cost mobilenet_v1
     """
@@ -53,6 +54,8 @@ def show(
     if path.is_file():
         is_given = factory.kind(what) is SourceKind.GRAPH and not (path.parent / receipt.FILE).is_file()
         return _given(catalog.find(what, params.tensors(input_ or ()))) if is_given else _artifact(path)
+    if sweeps.is_sweep(path):
+        return sweep_results.show(path)
     from deploytool.pipeline import runner  # imports numpy
 
     stages = runner.stage_directories(path)

@@ -21,7 +21,10 @@ _UNCHECKED = "not planted: the unmodified graph fails its checks"
 
 @dataclass(frozen=True)
 class Case:
-    """One test case of a duration; it failed, had an error or was skipped if the field of that name gives a reason."""
+    """One test case of a duration; it failed, had an error or was skipped if the field of that name gives a reason.
+
+    A line break in `detail` starts a new line, so that foreign text in it must have none.
+    """
 
     group: str
     name: str
@@ -146,13 +149,13 @@ def _gate_case(gate: Gate, baseline: Baseline) -> Case:
 def _cell_case(result: CellResult) -> Case:
     """The case of a cell: a verdict that is no pass is a failure, no verdict an error, and no result is skipped."""
     name, group = result.cell.name, result.cell.model
-    detail = "\n".join(f"pending on {each.device}: {each.what}, {each.status}" for each in result.pending)
+    detail = "\n".join(visible(f"pending on {each.device}: {each.what}, {each.status}") for each in result.pending)
     if result.state is CellState.PENDING:
         return Case(group, name, skipped=result.problem or "not made yet")
     if result.state is CellState.PASSED:
         return Case(group, name, detail=detail, seconds=result.seconds)
     reason = result.problem or str(result.verdict or result.state)
-    remedy = "\n".join(filter(None, (result.remedy, detail)))
+    remedy = "\n".join(filter(None, (visible(result.remedy), detail)))
     if result.state is CellState.FAILED:
         return Case(group, name, failed=reason, detail=remedy, seconds=result.seconds)
     return Case(group, name, error=reason, detail=remedy, seconds=result.seconds)

@@ -162,10 +162,11 @@ def _map(
         squares.setdefault(place, []).append(result)
         if row < len(models):
             notes[row] = " · ".join(DIMENSIONS[name](result.cell) for name in axes.fixed)
-    names = [*columns, *(["all others"] if any(column == len(columns) for _, column in squares) else [])]
+    filled = sorted({column for _, column in squares})
+    names = [[*columns, "all others"][column] for column in filled]
     labels = [*models, *(["all other models"] if any(row == len(models) for row, _ in squares) else [])]
     rows = [
-        Row(label, notes.get(row, ""), tuple(_square(squares.get((row, at), ()), home) for at in range(len(names))))
+        Row(label, notes.get(row, ""), tuple(_square(squares.get((row, at), ()), home) for at in filled))
         for row, label in enumerate(labels)
         if row in notes or row == len(models)
     ]
