@@ -14,13 +14,13 @@ demo: .venv/ready
 	$(BIN)/deploytool report artifacts/shufflenet_g3 --open
 
 test: .venv/ready
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not sweep'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not sweep'
 
 test-fast: .venv/ready # unit tests: no export, no server, no browser
 	$(BIN)/pytest -n 2 -m 'not sweep and not integration'
 
 test-all: .venv/ready
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready
 	$(BIN)/ruff check

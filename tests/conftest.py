@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from deploytool.loading import catalog
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner, trust
 from deploytool.pipeline.recipe import PIPELINE
+from deploytool.report import update
 from deploytool.results import report
 from deploytool.results.artifact import Kind
 from deploytool.results.report import Report
@@ -55,7 +57,11 @@ _INTEGRATION_FOLDERS = {"bench", "cli", "docs", "end_to_end", "foreign", "fuzz",
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that `make test-fast` leaves out, and skips those marked gpu where there is no GPU."""
+    """Marks the tests that `make test-fast` leaves out, and skips those marked gpu where there is no GPU.
+
+    Files with integration tests come first, and the page of blocks before all: what lasts long must not come last, when
+    the other worker has nothing left to do.
+    """
     for item in items:
         if item.get_closest_marker("gpu") and not machine.gpus():
             item.add_marker(pytest.mark.skip(reason="no CUDA driver answers on this machine"))
@@ -63,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folders = set(item.path.relative_to(ROOT).parts)
         if fixtures & _INTEGRATION_FIXTURES or folders & _INTEGRATION_FOLDERS or item.get_closest_marker("sweep"):
             item.add_marker(pytest.mark.integration)
+    slow = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: (item.path.name != "test_blocks.py", item.path not in slow))
 
 
 def artifacts(run: Path) -> StageInputs:
@@ -121,6 +129,12 @@ def no_export_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest
     """Fails a test that runs the pipeline without the mark `integration`."""
     if not request.node.get_closest_marker("integration"):
         monkeypatch.setattr(runner, "iterate", lambda *_: pytest.fail("it exports: mark it as an integration test"))
+
+
+@pytest.fixture(autouse=True)
+def pages_are_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No export of a test starts a child process for its page, which would import matplotlib each time."""
+    monkeypatch.setattr(update, "prestarted", lambda _: nullcontext())
 
 
 @pytest.fixture(autouse=True)

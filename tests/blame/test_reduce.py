@@ -98,7 +98,7 @@ def test_a_removed_layer_is_reduced_to_the_next_node(runs: MakeRun, tmp_path: Pa
 
 
 def test_graphs_of_the_dynamo_exporter_are_reduced(runs: MakeRun, tmp_path: Path) -> None:
-    run = runs("shufflenet_g3_x0_25", "dynamo")
+    run = runs("tiny", "dynamo")
     for stage in STAGES:
         faults.plant(run / stage / "model.onnx", tmp_path / "faulty.onnx", "Conv", 1, faults.scale_filter)
         assert 1 <= len(reduce_fault(run, **{stage: tmp_path / "faulty.onnx"}).subgraph.nodes) <= 3

@@ -144,7 +144,7 @@ def test_names_and_messages_of_a_model(output_of: OutputOf, tmp_path: Path) -> N
 
 
 def test_names_of_data_and_configuration_keys(output_of: OutputOf, tmp_path: Path) -> None:
-    options = ("export", "mixnet_s", "--quick", "--out", "run")
+    options = ("export", "mobilenet_v1_cifar", "--quick", "--out", "run")
     output_of(*options, "--data", hostile.NAME)
     (tmp_path / "data" / hostile.NAME).mkdir(parents=True)
     (tmp_path / "data" / hostile.NAME / f"{hostile.NAME}.png").write_text("no picture")
@@ -155,4 +155,4 @@ def test_names_of_data_and_configuration_keys(output_of: OutputOf, tmp_path: Pat
     name = hostile.TEXT.replace("\ud800", "")
     for table in (f"[{json.dumps(name)}]", f"[export]\n{json.dumps(name)} = 1", f"[export]\nto = {json.dumps(name)}"):
         (tmp_path / "deploytool.toml").write_text(f"{table}\n", encoding="utf-8")
-        output_of("export", "mixnet_s")
+        output_of("export", "mobilenet_v1_cifar")

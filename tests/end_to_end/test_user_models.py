@@ -25,7 +25,10 @@ from tests.user_model_export import ARCHITECTURES, OWN, Walk
 @pytest.mark.parametrize(
     ("name", "exporter"),
     [(name, "torchscript") for name in ARCHITECTURES]
-    + [(name, "dynamo") for name in ("vit:ViT", "two_inputs:Captioned", "convolutional:Sharpen")],
+    + [
+        ("two_inputs:Captioned", "dynamo"),
+        *(pytest.param(name, "dynamo", marks=pytest.mark.sweep) for name in ("vit:ViT", "convolutional:Sharpen")),
+    ],
 )
 def test_an_architecture_passes_the_whole_pipeline(name: str, exporter: str, walk: Walk, tmp_path: Path) -> None:
     written = walk(name, ARCHITECTURES[name], exporter)

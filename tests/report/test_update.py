@@ -17,6 +17,11 @@ from tests.report.variants import written
 DRAW = workers.command("deploytool.report.page_worker")
 
 
+@pytest.fixture(autouse=True)
+def pages_are_drawn_here() -> None:
+    """Takes the place of the fixture that leaves out the child process."""
+
+
 def test_the_prestarted_child_draws_the_page(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_copy / PAGE).unlink(missing_ok=True)
     monkeypatch.setattr(html, "write", lambda home: pytest.fail("drawn in this process"))

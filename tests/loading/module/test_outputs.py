@@ -52,8 +52,15 @@ def test_other_values_are_listed_with_their_types() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-@pytest.mark.parametrize("name", ["Past", "Dataclass", "HuggingFace", "Holes", "SameTwice"])
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        *((name, "torchscript") for name in ("Past", "HuggingFace", "Holes")),
+        *((name, "dynamo") for name in ("Dataclass", "SameTwice")),
+        *(pytest.param(name, "torchscript", marks=pytest.mark.sweep) for name in ("Dataclass", "SameTwice")),
+        *(pytest.param(name, "dynamo", marks=pytest.mark.sweep) for name in ("Past", "HuggingFace", "Holes")),
+    ],
+)
 def test_both_exporters_use_these_names(name: str, exporter: str, tmp_path: Path) -> None:
     run = export(name, tmp_path, exporter=exporter).check()
     check_graph(run.onnx, tmp_path, NAMES[name])
