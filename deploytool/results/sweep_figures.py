@@ -5,7 +5,7 @@ from __future__ import annotations
 from deploytool.host import side_files
 from deploytool.results.artifact import Kind
 from deploytool.results.sweep import CellResult, Closeness, SpeedUp
-from deploytool.spec import SpeedVerdict, Stage
+from deploytool.spec import SpeedVerdict, Stage, Status
 
 _NOT_MEASURED = "not measured"
 _SHIPPED = (  # what leaves a run, the last that there is
@@ -19,7 +19,7 @@ _SHIPPED = (  # what leaves a run, the last that there is
 
 def fastest(result: CellResult) -> SpeedUp | None:
     """The fastest graph or engine that passes its checks and has a verdict on its speed; None if there is none."""
-    failed = {close.stage for close in result.closeness if not close.passed}
+    failed = {close.stage for close in result.closeness if close.status is Status.MEASURED and not close.passed}
     timed = [
         speed
         for speed in result.speeds

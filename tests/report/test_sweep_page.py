@@ -173,7 +173,12 @@ def test_the_size_of_the_page_is_bounded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("second", "third", "overlaps"),
-    [((10, 20, True), (20, 30, False), 0), ((9, 20, False), (20, 30, False), 1), ((0, 9, False), (11, 12, True), 1)],
+    [
+        ((10, 20, True), (20, 30, False), 0),
+        ((9, 20, False), (20, 30, False), 1),
+        ((0, 9, False), (11, 12, True), 1),
+        ((12, 20, False), (15, 30, True), 1),
+    ],
 )
 def test_work_beside_a_timed_cell_is_reported(
     tmp_path: Path, second: tuple[float, float, bool], third: tuple[float, float, bool], overlaps: int
@@ -240,10 +245,18 @@ def test_a_speed_up_without_a_verdict_is_not_shown(tmp_path: Path) -> None:
     assert not any("×" in figure for figure in square.figures)
 
 
-@pytest.mark.parametrize("folder", ["/etc", "../other", "", "a\0b", "javascript:alert(1)", 'a" onclick="x', "a" * 300])
+@pytest.mark.parametrize(
+    "folder", ["/etc", "../other", "a/../../other", "", "a\0b", "javascript:alert(1)", 'a" onclick="x', "a" * 300]
+)
 def test_a_link_stays_in_the_folder_of_the_sweep(tmp_path: Path, folder: str) -> None:
     result = replace(sweeps.passed(Cell("a", "m"), Random(0)), folder=folder)
     made = tmp_path / "sweep"
+    outside = tmp_path / "other"
+    outside.mkdir()
+    (outside / PAGE).touch()
+    if folder == "/etc":
+        folder = str(outside)
+        result = replace(result, folder=folder)
     if folder.startswith(("java", 'a"')):
         (made / folder).mkdir(parents=True)
         (made / folder / PAGE).touch()
