@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-all lint bench bench-rewrites large power foreign foreign-models floor reliability fuzz digits clean
+.PHONY: demo demo-sweep test test-fast test-all lint bench bench-rewrites large power foreign foreign-models floor reliability fuzz digits clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -12,6 +12,11 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/deploytool export shufflenet_g3 --trt
 	$(BIN)/deploytool report artifacts/shufflenet_g3 --open
+
+demo-sweep: .venv/ready # two models × two exporters × two targets; shared stages are made once
+	$(BIN)/deploytool sweep --models mobilenet_v1_cifar,shufflenet_g3 --exporters torchscript,dynamo \
+		--targets rtx40,orin --quick --out artifacts/demo-sweep
+	$(BIN)/deploytool report artifacts/demo-sweep --open
 
 test: .venv/ready
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not sweep'

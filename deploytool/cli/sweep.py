@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deploytool.cli import completion
+from deploytool.cli import completion, sweep_progress
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.cli.export_parameters import export_options
@@ -22,7 +22,7 @@ from deploytool.errors import (
     TooSlow,
     Unreachable,
 )
-from deploytool.results.sweep import FILE, CellResult, CellState, Progress, Sweep
+from deploytool.results.sweep import FILE, CellResult, CellState, Sweep
 
 _TABLE, _CLUSTER = "Table", "Cluster"
 _ERRORS: Mapping[int, type[DeployError]] = {
@@ -181,22 +181,14 @@ def sweep(
         tls_key=tls_key,
     )
     request = sweeps_run.Request(table=table, options=export_table, out=out, cluster=cluster)
-    made = sweeps_run.run(request, _show)
+    with sweep_progress.follow(cli_console.stderr_console()) as follow:
+        made = sweeps_run.run(request, follow)
     return _outcome(made, out)
 
 
 def _names(texts: list[str] | None) -> list[str]:
     """The names in texts with commas."""
     return [name for text in texts or () for name in map(str.strip, text.split(",")) if name]
-
-
-def _show(progress: Progress) -> None:
-    """Prints one line for every cell that ends."""
-    if (latest := progress.latest) is not None:
-        done = sum(count for state, count in progress.counts.items() if state is not CellState.PENDING)
-        reason = f": {latest.problem}" if latest.problem else ""
-        line = f"{done}/{progress.cells}  {latest.state}  {latest.cell.name}{reason}"
-        cli_console.say(cli_console.stderr_console(), line)
 
 
 def _outcome(made: Sweep, out: Path) -> Outcome:

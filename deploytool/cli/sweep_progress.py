@@ -19,7 +19,17 @@ from deploytool.cli import console as cli_console
 from deploytool.cli import progress
 from deploytool.host import terminal
 from deploytool.results.sweep import CellState
-from deploytool.results.sweep_events import CellEnded, CellReturned, CellStarted, Event, Follow, Kind, SweepStarted
+from deploytool.results.sweep_events import (
+    CellEnded,
+    CellReturned,
+    CellStarted,
+    Event,
+    Follow,
+    Kind,
+    SharedEnded,
+    SharedStarted,
+    SweepStarted,
+)
 
 _PERIODS_S = (2.0, 5.0, 10.0, 20.0)  # between the first lines without a terminal
 _LONGEST_PERIOD_S = 30.0  # between all later ones
@@ -59,6 +69,10 @@ class Tally:
             elif isinstance(event, CellReturned):
                 self.running.pop(event.cell, None)
                 self._waiting[event.kind] += 1
+            elif isinstance(event, SharedStarted):
+                self.running[event.name] = ((), self._now())
+            elif isinstance(event, SharedEnded):
+                self.running.pop(event.name, None)
             else:
                 self._end(event)
 

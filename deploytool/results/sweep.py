@@ -174,28 +174,6 @@ class Sweep:
         return sum(result.state is state for result in self.cells)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a sweep is, after every change.
-
-    `running` are the names of the cells and shared stages that workers have, `latest` is the cell that just ended.
-    `seconds` is the time since the start, `left` the estimate of the time left, None if unknown. `dashboard` is the
-    address of Dask's own page, empty if it has none. `work_done` and `work` count cells and shared stages to make.
-    """
-
-    cells: int
-    reused: int
-    counts: Mapping[CellState, int]
-    running: tuple[str, ...]
-    workers: int
-    seconds: float
-    left: float | None
-    dashboard: str
-    latest: CellResult | None = None
-    work_done: int = 0
-    work: int = 0
-
-
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds a sweep, in any version."""
     return (folder / FILE).is_file()

@@ -53,7 +53,21 @@ class CellReturned:
     why: str
 
 
-Event: TypeAlias = SweepStarted | CellStarted | CellEnded | CellReturned
+@dataclass(frozen=True)
+class SharedStarted:
+    """A worker has begun stages that several cells share."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class SharedEnded:
+    """Stages that several cells share have ended; what failed is told for each of their cells."""
+
+    name: str
+
+
+Event: TypeAlias = SweepStarted | CellStarted | CellEnded | CellReturned | SharedStarted | SharedEnded
 Follow: TypeAlias = Callable[[Event], None]
 
 

@@ -66,7 +66,8 @@ class Cluster:
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers that the scheduler has now, in a stable order."""
-        known: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        self.check()
+        known: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1).get("workers", {})
         return tuple(WorkerInfo(address, known[address]["host"]) for address in sorted(known))
 
     def check(self) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from deploytool import api
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.results.sweep import Sweep
+from deploytool.results.sweep_events import Follow, ignore
 from deploytool.sweeps.cluster_options import ClusterOptions
-from deploytool.sweeps.run import Request, Watch, no_watch, run
+from deploytool.sweeps.run import Request, run
 from deploytool.sweeps.table import SweepTable
 
 
@@ -33,7 +34,7 @@ def sweep(
     tls_ca: str | Path | None = None,
     tls_cert: str | Path | None = None,
     tls_key: str | Path | None = None,
-    watch: Watch = no_watch,
+    follow: Follow = ignore,
 ) -> Sweep:
     """Exports every cell of a table, each in a folder of its own below `out`; a second call makes only what is missing.
 
@@ -43,7 +44,8 @@ def sweep(
     `export` are options of `deploytool.export` that all cells share.
 
     By default cells run as processes of this machine, `workers` at a time. `scheduler` is the address of a Dask
-    scheduler instead, with the files for TLS; `slurm` is a file for dask-jobqueue. `watch` is called with the progress.
+    scheduler instead, with the files for TLS; `slurm` is a file for dask-jobqueue. `follow` is called with every
+    event (`deploytool.results.sweep_events`).
 
     A cell that fails is a result. Raises BadInput for an invalid table and if another sweep works in `out`,
     MissingBackend without the extra `sweep` and for workers with other versions, and Unreachable if the scheduler is
@@ -69,7 +71,7 @@ def sweep(
         tls_cert=_path(tls_cert),
         tls_key=_path(tls_key),
     )
-    return run(Request(table=table, options=ExportOptions(**(export or {})), out=Path(out), cluster=cluster), watch)
+    return run(Request(table=table, options=ExportOptions(**(export or {})), out=Path(out), cluster=cluster), follow)
 
 
 def _path(value: str | Path | None) -> Path | None:

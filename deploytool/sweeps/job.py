@@ -29,8 +29,8 @@ class Job:
     `root` is the folder of the sweep and `cwd` the working folder of the client, both as the client sees them; `nonce`
     is in the folder of the sweep. `folder` is the run's, and `after` that of the run with the shared stages to begin
     with, both relative to `root`. `share` is the number of workers that share the processors of a machine. `inputs` are
-    the files that a worker needs that does not see the client's disk. `child` is the module that does the work in a
-    process of its own.
+    the files that a worker needs that does not see the client's disk, None if they are not listed yet. `child` is the
+    module that does the work in a process of its own.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Job:
     share: int
     is_embedded: bool
     versions: Mapping[str, str]
-    inputs: tuple[FileEntry, ...] = ()
+    inputs: tuple[FileEntry, ...] | None = None
     child: str = "deploytool.sweeps.child"
 
 

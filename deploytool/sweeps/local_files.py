@@ -70,7 +70,7 @@ def prepare(job: Job) -> Place:
     """The place of a job in the mirror, with every file that it needs, or with the digests of those that it lacks."""
     disk = cache() / "disk" / serde.digest(job.root)[:16]
     place = Place(_below(disk, job.root), _below(disk, job.cwd), job.model, job.options, is_local=True)
-    if not job.inputs:
+    if job.inputs is None:
         return replace(place, missing=(ALL,))
     missing = tuple(sorted({entry.digest for entry in job.inputs if not _kept(entry.digest).is_file()}))
     if missing:

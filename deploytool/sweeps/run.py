@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from deploytool.loading import catalog
 from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.results import sweep as results
-from deploytool.results.sweep import Cell, CellResult, CellState, Progress, Sweep
+from deploytool.results.sweep import Cell, CellResult, CellState, Sweep
+from deploytool.results.sweep_events import Follow, SweepStarted, ignore
 from deploytool.sweeps import keys, serial, shared, store
 from deploytool.sweeps import table as sweep_table
 from deploytool.sweeps.cluster_options import ClusterOptions
@@ -22,7 +23,6 @@ from deploytool.sweeps.job import Answer, Job, Work
 from deploytool.sweeps.shared import Shares
 from deploytool.sweeps.table import SweepTable
 
-Watch = Callable[[Progress], None]
 _WRITE_EVERY_S = 10.0
 _CHILD = "deploytool.sweeps.child"
 _USUAL_BYTES = 100 << 20  # of weights, where nothing is known
@@ -42,12 +42,8 @@ class Request:
     child: str = _CHILD
 
 
-def no_watch(progress: Progress) -> None:
-    """Shows no progress."""
-
-
 @exception_text.as_deploy_errors()
-def run(request: Request, watch: Watch = no_watch) -> Sweep:
+def run(request: Request, follow: Follow = ignore) -> Sweep:
     """Makes every cell that is not finished, writes sweep.json and returns it; a failed cell is a result.
 
     Raises BadInput for an invalid table and for a folder in which another sweep works, MissingBackend without the extra
@@ -58,7 +54,7 @@ def run(request: Request, watch: Watch = no_watch) -> Sweep:
     cells = sweep_table.cells(request.table, request.options)
     out = checks.run_folder(request.out)
     with store.locked(out) as nonce:
-        made = _Sweep(request, cells, out.absolute(), nonce, watch)
+        made = _Sweep(request, cells, out.absolute(), nonce, follow)
         made.reuse()
         if made.left:
             made.make()
@@ -68,15 +64,13 @@ def run(request: Request, watch: Watch = no_watch) -> Sweep:
 class _Sweep:
     """A sweep that is being made: the result of every cell so far."""
 
-    def __init__(self, request: Request, cells: Sequence[Cell], out: Path, nonce: str, watch: Watch) -> None:
-        self._request, self._out, self._nonce, self._watch = request, out, nonce, watch
+    def __init__(self, request: Request, cells: Sequence[Cell], out: Path, nonce: str, follow: Follow) -> None:
+        self._request, self._out, self._nonce, self._follow = request, out, nonce, follow
         self._cells = {cell.name: cell for cell in cells}
         self._keys = {cell.name: keys.cell_key(cell, self._options(cell)) for cell in cells}
         self._results = {name: CellResult(cell, CellState.PENDING, name) for name, cell in self._cells.items()}
         self._started, self._clock, self._written = time.time(), time.monotonic(), time.monotonic()
-        self._reused, self._workers, self._work_s, self._dashboard = 0, 0, 0.0, ""
-        self._work, self._work_done = 0, 0
-        self._running: tuple[str, ...] = ()
+        self._reused, self._workers, self._work_s = 0, 0, 0.0
 
     @property
     def left(self) -> list[Cell]:
@@ -98,15 +92,17 @@ class _Sweep:
 
         shares = shared.plan(self.left, self._request.options)
         works = {work.key: work for work in self._works(shares)}
-        self._work = len(works)
         workers = self._request.cluster.workers or default_workers(self.left, self._request.options)
         self.write()
         with cluster.connected(self._request.cluster, workers) as connected:
-            self._dashboard = connected.dashboard
+            loop.check_versions(connected)
+            self._workers = len(connected.workers())
+            kinds = [loop.kind(cell) for cell in self.left]
+            self._follow(SweepStarted(kinds, self._reused, self._workers, connected.dashboard))
             try:
-                ended = loop.Loop(connected, works, self._out, self._request.cluster.wait_s, self._show).run()
-                for _, result in ended:
+                for result in loop.Loop(connected, works, self._out, self._request.cluster.wait_s, self._follow).run():
                     self._take(result)
+                    self._workers = max(self._workers, len(connected.workers()))
             finally:
                 if connected.is_embedded:
                     process.end_all()  # otherwise the cluster would wait for them
@@ -148,43 +144,12 @@ class _Sweep:
 
     def _take(self, result: Answer | CellResult) -> None:
         """Takes the result of a cell, or the end of shared stages."""
-        self._work_done += 1
-        latest = result if isinstance(result, CellResult) else None
-        if latest is not None:
-            self._results[latest.cell.name] = latest
+        if isinstance(result, CellResult):
+            self._results[result.cell.name] = result
         if result.started is not None and result.ended is not None:
             self._work_s += result.ended - result.started
-        self._tell(latest)
         if time.monotonic() - self._written > _WRITE_EVERY_S:
             self.write()
-
-    def _show(self, running: tuple[str, ...], workers: int) -> None:
-        if (running, workers) != (self._running, self._workers):
-            self._running, self._workers = running, workers
-            self._tell(None)
-
-    def _tell(self, latest: CellResult | None) -> None:
-        """Tells the watcher how far the sweep is."""
-        counts = dict.fromkeys(CellState, 0)
-        for result in self._results.values():
-            counts[result.state] += 1
-        elapsed = time.monotonic() - self._clock
-        left = elapsed / self._work_done * (self._work - self._work_done) if self._work_done else None
-        self._watch(
-            Progress(
-                cells=len(self._cells),
-                reused=self._reused,
-                counts=counts,
-                running=self._running,
-                workers=self._workers,
-                seconds=elapsed,
-                left=left,
-                dashboard=self._dashboard,
-                latest=latest,
-                work_done=self._work_done,
-                work=self._work,
-            )
-        )
 
     def write(self) -> Sweep:
         """Writes sweep.json as it is now, and returns it."""

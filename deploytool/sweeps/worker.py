@@ -73,7 +73,7 @@ def _client_disk(job: Job) -> Place:
 
 def _run(job: Job, place: Place) -> CellResult:
     """Runs the process of a job as soon as it may run on this machine, and returns its result."""
-    moved = replace(job, model=place.model, options=place.options, inputs=())
+    moved = replace(job, model=place.model, options=place.options, inputs=None)
     with exclusive.on_this_machine(timed=job.timed), scratch.folder() as folder:
         started, file = time.time(), folder / "result.json"
         task = ChildTask(moved, str(place.root), str(place.cwd), str(file))

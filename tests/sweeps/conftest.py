@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from deploytool.pipeline.export_options import ExportOptions
-from deploytool.results.sweep import Progress, Sweep
+from deploytool.results.sweep import Sweep
+from deploytool.results.sweep_events import Follow, ignore
 from deploytool.sweeps.cluster_options import ClusterOptions
-from deploytool.sweeps.run import Request, no_watch, run
+from deploytool.sweeps.run import Request, run
 from deploytool.sweeps.table import SweepTable
 from tests.conftest import ROOT
 from tests.sweeps import fake_child
@@ -38,8 +39,8 @@ class FakeSweep:
             table=table, options=options, out=self.out, cluster=cluster or ClusterOptions(), child=fake_child.MODULE
         )
 
-    def run(self, *, watch: Callable[[Progress], None] = no_watch, **words: Any) -> Sweep:
-        return run(self.request(**words), watch)
+    def run(self, *, follow: Follow = ignore, **words: Any) -> Sweep:
+        return run(self.request(**words), follow)
 
     def log(self) -> list[dict[str, Any]]:
         """The cells and shared stages that ran, in the order of their ends."""

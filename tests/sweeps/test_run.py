@@ -15,7 +15,8 @@ import pytest
 from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.results import sweep as results
-from deploytool.results.sweep import CellState, Progress
+from deploytool.results.sweep import CellState
+from deploytool.results.sweep_events import CellEnded, CellStarted, Event, SharedEnded, SharedStarted, SweepStarted
 from deploytool.sweeps import exclusive, keys, store, worker
 from deploytool.sweeps.cluster_options import ClusterOptions
 from deploytool.sweeps.job import ChildTask, Job
@@ -27,14 +28,16 @@ TWO_WORKERS = ClusterOptions(workers=2)
 
 
 def test_every_cell_is_made_once_and_a_second_sweep_makes_none(fake: FakeSweep) -> None:
-    seen: list[Progress] = []
-    first = fake.run(targets=("orin", "rtx40"), cluster=TWO_WORKERS, watch=seen.append)
+    seen: list[Event] = []
+    first = fake.run(targets=("orin", "rtx40"), cluster=TWO_WORKERS, follow=seen.append)
     assert first.count(CellState.PASSED) == len(first.cells) == 6
     assert sorted(fake.cells_made()) == sorted(cell.cell.name for cell in first.cells)
     assert len(fake.log()) == 6 + 3  # and the shared stages of each model
     assert results.read(fake.out) == first
-    assert (seen[-1].work_done, seen[-1].work, seen[-1].counts[CellState.PASSED]) == (9, 9, 6)
-    assert {progress.workers for progress in seen} >= {2}
+    kinds = [type(event) for event in seen]
+    assert isinstance(seen[0], SweepStarted)
+    assert (len(seen[0].cells), seen[0].finished, seen[0].workers) == (6, 0, 2)
+    assert [kinds.count(kind) for kind in (CellStarted, CellEnded, SharedStarted, SharedEnded)] == [6, 6, 3, 3]
     second = fake.run(targets=("orin", "rtx40"), cluster=TWO_WORKERS)
     assert len(fake.log()) == 9
     assert (second.reused, [cell.digests for cell in second.cells]) == (6, [cell.digests for cell in first.cells])

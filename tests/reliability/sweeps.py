@@ -1,0 +1,267 @@
+"""Campaigns of `deploytool sweep`: kills at random moments, thousands of cells, and digests against single exports.
+
+The first two use cells that only sleep. `python -m tests.reliability.sweeps kills --kills 50`,
+`… many --cells 10000`, `… digests --models 12` (hours), `… scaling --models 4`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+MODELS = ("shufflenet_g3", "mixnet_s", "mobilenet_v1", "squeezenet_1_0", "shufflenet_g1", "mixnet_m")
+CLIENT = """
+import sys, json, time
+from pathlib import Path
+from deploytool.sweeps.cluster_options import ClusterOptions
+from deploytool.sweeps.run import Request, run
+from deploytool.sweeps.table import SweepTable
+from deploytool.pipeline.export_options import ExportOptions
+from deploytool.errors import DeployError
+from tests.reliability.sweeps import Watcher
+folder, address, words = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+table = SweepTable(quick=True, **words)
+cluster = ClusterOptions(scheduler=address, wait_s=600)
+request = Request(table=table, options=ExportOptions(), out=folder / "out", cluster=cluster,
+                  child="tests.sweeps.fake_child")
+try:
+    made = run(request, Watcher(folder, address).event)
+except DeployError as error:
+    sys.exit(f"{error}")
+sys.exit(0 if made.count("passed") == len(made.cells) else 3)
+"""
+IN_PROCESS = """
+from deploytool.sweeps import worker
+from tests.sweeps import fake_child
+worker._start = lambda job, task, folder: fake_child.make(task)
+"""
+EVERY = 1000  # cells between two measurements of memory
+
+
+class Watcher:
+    """Writes the memory of this process and of the scheduler after every thousand cells."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self._file, self._scheduler, self._ended = folder / "memory.jsonl", folder / "scheduler.pid", 0
+        self._started = time.monotonic()
+
+    def event(self, event: object) -> None:
+        if type(event).__name__ == "CellEnded":
+            self._ended += 1
+            if self._ended % EVERY == 0:
+                pids = {"client": os.getpid(), "scheduler": int(self._scheduler.read_text())}
+                row = {name: resident_mb(pid) for name, pid in pids.items()}
+                with self._file.open("a") as file:
+                    line = {"cells": self._ended, "seconds": round(time.monotonic() - self._started), **row}
+                    file.write(json.dumps(line) + "\n")
+
+
+def resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGESIZE") / 1e6, 1)
+
+
+class Cluster:
+    """A scheduler at a fixed port, with workers; each can be killed and started again."""
+
+    def __init__(self, folder: Path, workers: int, preload: str = "") -> None:
+        self.folder, self._preload = folder, preload
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.scheduler = self.start_scheduler()
+        self.workers = [self.start_worker() for _ in range(workers)]
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        process = self._dask("scheduler", "--host", self.address, "--no-dashboard", "--no-show")
+        (self.folder / "scheduler.pid").write_text(str(process.pid))
+        return process
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder)]
+        preload = ["--preload", self._preload] if self._preload else []
+        return self._dask("worker", self.address, *options, *preload)
+
+    def _dask(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "dask.log").open("ab") as log:
+            command = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "dask", *arguments]
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    def client(self, words: dict[str, Any]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", CLIENT, str(self.folder), self.address, json.dumps(words)]
+        with (self.folder / "client.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    def end(self) -> None:
+        for process in (self.scheduler, *self.workers):
+            process.kill()
+            process.wait()
+
+
+def kills(count: int, seed: int) -> bool:
+    """Kills worker, scheduler or client at random moments until all cells are made; counts what was done twice."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "control.json").write_text(json.dumps({"sleep": 0.5}))
+        words: dict[str, Any] = {"models": MODELS[:3], "batches": list(range(1, 1 + max(count, 3))), "exporters": []}
+        cells = len(words["models"]) * len(words["batches"])
+        cluster = Cluster(folder, 2)
+        killed: Counter[str] = Counter()
+        client, runs = cluster.client(words), 1
+        while True:
+            try:
+                code = client.wait(chance.uniform(0.5, 4.0) if killed.total() < count else None)
+            except subprocess.TimeoutExpired:
+                victim = chance.choice(("worker", "scheduler", "client"))
+                killed[victim] += 1
+                if victim == "worker":
+                    index = chance.randrange(2)
+                    end(cluster.workers[index])
+                    cluster.workers[index] = cluster.start_worker()
+                elif victim == "scheduler":
+                    end(cluster.scheduler)
+                    cluster.scheduler = cluster.start_scheduler()
+                else:
+                    end(client)
+                    client, runs = cluster.client(words), runs + 1
+                continue
+            if code == 0:
+                break
+            client, runs = cluster.client(words), runs + 1  # it ended in one line
+        cluster.end()
+        log = [json.loads(line)["folder"] for line in (folder / "log.jsonl").read_text().splitlines()]
+        lost = cells - len({*log})
+        again = len(log) - len({*log})
+        kinds = ", ".join(f"{number} {kind}s" for kind, number in killed.items())
+        print(f"{killed.total()} kills ({kinds}), {cells} cells, {runs} commands: {lost} lost, {again} done again")
+        return lost == 0 and again <= killed.total()
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def many(count: int) -> bool:
+    """The memory of client and scheduler for many cells that take no time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "preload.py").write_text(IN_PROCESS)
+        cluster = Cluster(folder, 2, str(folder / "preload.py"))
+        started = time.monotonic()
+        code = cluster.client({"models": MODELS[:2], "batches": list(range(1, 1 + count // 2))}).wait()
+        cluster.end()
+        print(f"{count} cells in {time.monotonic() - started:.0f} s, exit code {code}")
+        print("| cells | seconds | client MB | scheduler MB |\n|---|---|---|---|")
+        rows = [json.loads(line) for line in (folder / "memory.jsonl").read_text().splitlines()]
+        for row in rows:
+            print(f"| {row['cells']} | {row['seconds']} | {row['client']} | {row['scheduler']} |")
+        return code == 0
+
+
+def digests(models: int, workers: int) -> bool:
+    """The files of every cell of a real sweep against those of single exports with the same number of threads."""
+    from deploytool.loading import catalog
+
+    names = [model.name for model in catalog.models()][:models]
+    targets = ("rtx30", "rtx40", "rtx50", "a100", "gb10")
+    exporters = ("torchscript", "dynamo")
+    different = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = ["--models", ",".join(names), "--targets", ",".join(targets), "--exporters", ",".join(exporters)]
+        command = [sys.executable, "-m", "deploytool", "sweep", *words, "--quick", "--workers", str(workers)]
+        seconds = [timed(lambda: run([*command, "--out", str(folder / "sweep")], 1)) for _ in range(2)]
+        single_s = 0.0
+        sweep = json.loads((folder / "sweep" / "sweep.json").read_text())
+        for result in sweep["cells"]:
+            cell, out = result["cell"], folder / "single"
+            options = ["--exporter", cell["exporter"], "--target", cell["target"], "--quick", "--out", str(out)]
+            export = [sys.executable, "-m", "deploytool", "export", cell["model"], *options]
+            single_s += timed(lambda command=export: run(command, 1))  # type: ignore[misc]
+            theirs = {}
+            for receipt in out.glob("*/receipt.json"):
+                files = json.loads(receipt.read_text())["files"]
+                theirs |= {f"{receipt.parent.name}/{file}": digest for file, digest in files.items()}
+            if theirs != result["digests"]:
+                different += 1
+                print(cell["name"], sorted(key for key in theirs if theirs[key] != result["digests"].get(key)))
+            subprocess.run(["rm", "-rf", str(out)], check=True)
+XX
+        print(f"the sum of single exports is {single_s:.0f} s")
+    return different == 0
+
+
+def scaling(models: int) -> bool:
+    """The time of untimed cells that share nothing, on one and on two workers, and their overhead."""
+    from deploytool.loading import catalog
+
+    names = [model.name for model in catalog.models()][:models]
+    with tempfile.TemporaryDirectory() as name:
+        base = [sys.executable, "-m", "deploytool", "sweep", "--models", ",".join(names), "--quick"]
+        times = {
+            workers: timed(
+                lambda workers=workers: run([*base, "--workers", str(workers), "--out", f"{name}/{workers}"], 1)
+            )  # type: ignore[misc]
+            for workers in (1, 2)
+        }
+        singles = [
+            timed(
+                lambda model=model: run(  # type: ignore[misc]
+                    [sys.executable, "-m", "deploytool", "export", model, "--quick", "--out", f"{name}/s"], 1
+                )
+            )
+            for model in names
+        ]
+    print(
+        f"one worker {times[1]:.1f} s, two {times[2]:.1f} s: {times[1] / times[2]:.2f}×; singles {sum(singles):.1f} s"
+    )
+    print(f"overhead on one worker {times[1] / sum(singles) - 1:+.1%}")
+    return True
+
+
+def timed(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
+
+
+def run(command: Sequence[str], threads: int) -> None:
+    subprocess.run(["env", f"OMP_NUM_THREADS={threads}", *command], cwd=ROOT, check=True, capture_output=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("campaign", choices=("kills", "many", "digests", "scaling"))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=4)
+    given = parser.parse_args()
+    passed = {
+        "kills": lambda: kills(given.kills, given.seed),
+        "many": lambda: many(given.cells),
+        "digests": lambda: digests(given.models, given.workers),
+        "scaling": lambda: scaling(given.models),
+    }[given.campaign]()
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
