@@ -22,7 +22,8 @@ from deploytool.errors import (
     TooSlow,
     Unreachable,
 )
-from deploytool.results.sweep import FILE, CellResult, CellState, Sweep
+from deploytool.results import sweep as sweep_results
+from deploytool.results.sweep import CellResult, CellState, Sweep
 
 _TABLE, _CLUSTER = "Table", "Cluster"
 _ERRORS: Mapping[int, type[DeployError]] = {
@@ -155,7 +156,8 @@ def sweep(
     The table can be below [sweep] in deploytool.toml; options below [export] there hold for every cell.
     Examples: deploytool sweep --models mixnet_s,shufflenet_g3 --targets rtx40,orin --quick · deploytool sweep
     """
-    from deploytool.sweeps import run as sweeps_run  # imports numpy
+    from deploytool.report import sweep_page  # imports matplotlib and jinja2
+    from deploytool.sweeps import run as sweeps_run
     from deploytool.sweeps.cluster_options import ClusterOptions
     from deploytool.sweeps.table import SweepTable
 
@@ -183,7 +185,7 @@ def sweep(
     request = sweeps_run.Request(table=table, options=export_table, out=out, cluster=cluster)
     with sweep_progress.follow(cli_console.stderr_console()) as follow:
         made = sweeps_run.run(request, follow)
-    return _outcome(made, out)
+    return _outcome(made, out, sweep_page.write_pages(made, out))
 
 
 def _names(texts: list[str] | None) -> list[str]:
@@ -191,11 +193,13 @@ def _names(texts: list[str] | None) -> list[str]:
     return [name for text in texts or () for name in map(str.strip, text.split(",")) if name]
 
 
-def _outcome(made: Sweep, out: Path) -> Outcome:
+def _outcome(made: Sweep, out: Path, page: Path) -> Outcome:
     """The document, and the failure of the worst cell if not all passed."""
     passed, bad = made.count(CellState.PASSED), [cell for cell in made.cells if cell.state is not CellState.PASSED]
     verdict = f"Verdict: {passed} of {len(made.cells)} cells passed."
-    cli_console.say(cli_console.stderr_console(), verdict)
+    console = cli_console.stderr_console()
+    cli_console.say(console, verdict)
+    cli_console.unwrapped(console, f"Report: {page}")
     return Outcome({"folder": str(out), "sweep": made}, verdict, _failure(bad, len(made.cells), out) if bad else None)
 
 
@@ -204,5 +208,5 @@ def _failure(bad: list[CellResult], cells: int, out: Path) -> DeployError:
     codes = [code for code in _ERRORS if any(result.exit_code == code for result in bad)]
     worst = next((result for result in bad if codes and result.exit_code == codes[0]), bad[0])
     problem = f"{len(bad)} of {cells} cells did not pass, such as {worst.cell.name}: {worst.problem}"
-    remedy = worst.remedy or f"see {out / FILE}"
+    remedy = worst.remedy or f"see {out / sweep_results.FILE}"
     return _ERRORS.get(worst.exit_code, StageFailed)(problem, remedy)

@@ -13,7 +13,6 @@ from deploytool.spec import Precision, Range, SpeedVerdict, Stage, Status, StrEn
 _FAMILY = "deploytool.sweep/"
 SCHEMA = f"{_FAMILY}1"
 FILE = "sweep.json"  # in the folder of the sweep
-_MAX_BYTES = 256 << 20  # of sweep.json: about 10,000 cells with all their files
 CELL_FILE = "cell.json"  # in the folder of every finished cell
 MAX_BYTES = 1 << 30  # of a sweep.json: ten thousand cells are about 50 MB
 

@@ -6,6 +6,7 @@ No other stage requires the file: if the model cannot be traced, frozen, saved o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -80,12 +81,22 @@ def _left_out(out: Path, reason: str) -> Notes:
 
 def _write(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:
     """Writes the trace, loads and runs it, because torch can save what it cannot load; returns the number of nodes."""
-    frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))  # type: ignore[no-untyped-call]  # torch.jit has no types
+    frozen = torch.jit.freeze(_trace(module, example))  # type: ignore[no-untyped-call]  # torch.jit has no types
     with disk.writing(out), out.open("wb") as file:  # with a path, torch aborts the process if the disk is full
         torch.jit.save(frozen, file, _extra_files=names)
     with torch.inference_mode():
         torch.jit.load(out, map_location="cpu")(*(tensor.clone() for tensor in example))  # type: ignore[no-untyped-call]  # the same
     return sum(1 for _ in frozen.graph.nodes())
+
+
+def _trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
+    """The trace, made in a thread of its own: torch saves the stack of all callers in the file.
+
+    So the bytes do not depend on whether the command line, Python or a sweep called the stage.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        trace: torch.jit.ScriptModule = pool.submit(torch.jit.trace, module, example, check_trace=False).result()
+    return trace
 
 
 def _reason(error: Exception) -> str:

@@ -42,7 +42,7 @@ try:
     made = run(request, Watcher(folder, address).event)
 except DeployError as error:
     sys.exit(f"{error}")
-sys.exit(0 if made.count("passed") == len(made.cells) else 3)
+sys.exit(0 if {str(result.state) for result in made.cells} == {"passed"} else 3)
 """
 IN_PROCESS = """
 from deploytool.sweeps import worker
