@@ -61,6 +61,7 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.parity.coverage": "torch",
     "deploytool.parity.elementary": "torch",
     "deploytool.parity.noise": "torch",
+    "deploytool.parity.rational_sigmoid": "torch",
     "deploytool.parity.ties": "torch",
     "deploytool.faults.run": "onnx, PIL through images",
     "deploytool.benchmark.quick": "torch, through backends",

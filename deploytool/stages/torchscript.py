@@ -81,7 +81,7 @@ def _left_out(out: Path, reason: str) -> Notes:
 
 def _write(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:
     """Writes the trace, loads and runs it, because torch can save what it cannot load; returns the number of nodes."""
-    frozen = torch.jit.freeze(_trace(module, example))  # type: ignore[no-untyped-call]  # torch.jit has no types
+    frozen = torch.jit.freeze(_trace(module, example))
     with disk.writing(out), out.open("wb") as file:  # with a path, torch aborts the process if the disk is full
         torch.jit.save(frozen, file, _extra_files=names)
     with torch.inference_mode():

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +186,15 @@ def digests(models: int, workers: int) -> bool:
         folder = Path(name)
         words = ["--models", ",".join(names), "--targets", ",".join(targets), "--exporters", ",".join(exporters)]
         command = [sys.executable, "-m", "deploytool", "sweep", *words, "--quick", "--workers", str(workers)]
-        seconds = [timed(lambda: run([*command, "--out", str(folder / "sweep")], 1)) for _ in range(2)]
+        times = [seconds([*command, "--out", str(folder / "sweep")]) for _ in range(2)]
         single_s = 0.0
         sweep = json.loads((folder / "sweep" / "sweep.json").read_text())
         for result in sweep["cells"]:
             cell, out = result["cell"], folder / "single"
             options = ["--exporter", cell["exporter"], "--target", cell["target"], "--quick", "--out", str(out)]
             export = [sys.executable, "-m", "deploytool", "export", cell["model"], *options]
-            single_s += timed(lambda command=export: run(command, 1))  # type: ignore[misc]
-            theirs = {}
+            single_s += seconds(export)
+            theirs: dict[str, str] = {}
             for receipt in out.glob("*/receipt.json"):
                 files = json.loads(receipt.read_text())["files"]
                 theirs |= {f"{receipt.parent.name}/{file}": digest for file, digest in files.items()}
@@ -204,7 +204,7 @@ def digests(models: int, workers: int) -> bool:
                 print(cell["name"], sorted(other))
             subprocess.run(["rm", "-rf", str(out)], check=True)
         print(f"{len(sweep['cells'])} cells, {different} differ")
-        print(f"first sweep {seconds[0]:.0f} s, second {seconds[1]:.1f} s")
+        print(f"first sweep {times[0]:.0f} s, second {times[1]:.1f} s")
         print(f"the sum of single exports is {single_s:.0f} s")
     return different == 0
 
@@ -214,37 +214,24 @@ def scaling(models: int) -> bool:
     from deploytool.loading import catalog
 
     names = [model.name for model in catalog.models()][:models]
+    deploytool = [sys.executable, "-m", "deploytool"]
     with tempfile.TemporaryDirectory() as name:
-        base = [sys.executable, "-m", "deploytool", "sweep", "--models", ",".join(names), "--quick"]
-        times = {
-            workers: timed(
-                lambda workers=workers: run([*base, "--workers", str(workers), "--out", f"{name}/{workers}"], 1)
-            )  # type: ignore[misc]
-            for workers in (1, 2)
-        }
-        singles = [
-            timed(
-                lambda model=model: run(  # type: ignore[misc]
-                    [sys.executable, "-m", "deploytool", "export", model, "--quick", "--out", f"{name}/s"], 1
-                )
-            )
-            for model in names
-        ]
-    print(
-        f"one worker {times[1]:.1f} s, two {times[2]:.1f} s: {times[1] / times[2]:.2f}×; singles {sum(singles):.1f} s"
-    )
-    print(f"overhead on one worker {times[1] / sum(singles) - 1:+.1%}")
+        times, singles = {}, 0.0
+        for workers in (1, 2):
+            words = ["--models", ",".join(names), "--quick", "--workers", str(workers), "--out", f"{name}/{workers}"]
+            times[workers] = seconds([*deploytool, "sweep", *words])
+        for model in names:
+            singles += seconds([*deploytool, "export", model, "--quick", "--out", f"{name}/single"])
+    print(f"one worker {times[1]:.1f} s, two {times[2]:.1f} s: {times[1] / times[2]:.2f}×; singles {singles:.1f} s")
+    print(f"overhead on one worker {times[1] / singles - 1:+.1%}")
     return True
 
 
-def timed(action: Callable[[], object]) -> float:
+def seconds(command: Sequence[str]) -> float:
+    """The time of a command, with one thread for each cell."""
     start = time.monotonic()
-    action()
+    subprocess.run(["env", "OMP_NUM_THREADS=1", *command], cwd=ROOT, check=True, capture_output=True)
     return time.monotonic() - start
-
-
-def run(command: Sequence[str], threads: int) -> None:
-    subprocess.run(["env", f"OMP_NUM_THREADS={threads}", *command], cwd=ROOT, check=True, capture_output=True)
 
 
 def main() -> None:
