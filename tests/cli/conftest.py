@@ -37,6 +37,21 @@ def cli(request: pytest.FixtureRequest, deploytool: Command, device_cli: Command
 
 
 @pytest.fixture
+def command_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs `deploytool` in this process, which has the heavy libraries loaded, and in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["deploytool", *arguments])
+        capfd.readouterr()
+        code = app.run()
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
 def output_of(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OutputOf:
     """Runs a command in this process and returns its output; fails if hostile text in it reaches the terminal."""
     monkeypatch.chdir(tmp_path)

@@ -62,10 +62,10 @@ class Naming(nn.Module):
     ],
 )
 def test_an_error_is_reported_in_one_line(
-    deploytool: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str, remedy: str
+    command_line: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str, remedy: str
 ) -> None:
     (tmp_path / "net.py").write_text(NET)
-    done = deploytool("export", *arguments, *QUIET)
+    done = command_line("export", *arguments, *QUIET)
     lines = done.stderr.splitlines()
     assert (done.returncode, len(lines)) == (code, 2), done.stderr
     assert lines[0].startswith(f"deploytool: {problem}")
