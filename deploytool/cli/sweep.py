@@ -12,6 +12,7 @@ from deploytool.cli import completion, sweep_progress
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.cli.export_parameters import export_options
+from deploytool.cli.sweep_results import write as write_results
 from deploytool.errors import (
     BadInput,
     DeployError,
@@ -119,6 +120,10 @@ def sweep(
     out: Annotated[Path, typer.Option(help="The folder of the sweep.", metavar="DIR", rich_help_panel=_TABLE)] = Path(
         "artifacts", "sweep"
     ),
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the cells as JUnit XML.", rich_help_panel=_TABLE),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -156,7 +161,7 @@ def sweep(
     The table can be below [sweep] in deploytool.toml; options below [export] there hold for every cell.
     Examples: deploytool sweep --models mixnet_s,shufflenet_g3 --targets rtx40,orin --quick · deploytool sweep
     """
-    from deploytool.report import sweep_page  # imports matplotlib and jinja2
+    from deploytool.pipeline import options as checks  # imports numpy
     from deploytool.sweeps import run as sweeps_run
     from deploytool.sweeps.cluster_options import ClusterOptions
     from deploytool.sweeps.table import SweepTable
@@ -182,10 +187,12 @@ def sweep(
         tls_cert=tls_cert,
         tls_key=tls_key,
     )
+    if junit is not None:
+        checks.output_file("--junit", junit, out)
     request = sweeps_run.Request(table=table, options=export_table, out=out, cluster=cluster)
     with sweep_progress.follow(cli_console.stderr_console()) as follow:
         made = sweeps_run.run(request, follow)
-    return _outcome(made, out, sweep_page.write_pages(made, out))
+    return _outcome(made, out, write_results(made, out, junit))
 
 
 def _names(texts: list[str] | None) -> list[str]:

@@ -184,6 +184,8 @@ def _single(result: CellResult, home: Path) -> Square:
     figures = []
     if speed := sweep_figures.fastest(result):
         figures.append(f"{speed.ratio:.2f}× {speed.stage}")
+    elif result.timed and result.speeds:
+        figures.append("speed: no verdict")
     size, worst, same = sweep_figures.size(result), sweep_figures.worst(result), sweep_figures.agreement(result)
     figures += [] if size is None else [disk.size(size)]
     figures += [] if worst is None or worst.tolerances is None else [f"error {amount(worst.tolerances)}"]

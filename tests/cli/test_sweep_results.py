@@ -52,6 +52,15 @@ def test_report_writes_page_table_and_junit(
     assert call(monkeypatch, "report", home, "--page", "x.html") == 2
 
 
+def test_a_junit_file_that_cannot_be_written_is_refused_before_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    words = ("--models", "mobilenet_v1_cifar", "--out", tmp_path / "out", "--junit", tmp_path / "file" / "x.xml")
+    assert call(monkeypatch, "sweep", *words) == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_schema_of_a_sweep_is_printed(output_of: OutputOf) -> None:
     assert json.loads(output_of("report", "--sweep-schema"))["$id"] == "urn:deploytool.sweep:1"
 

@@ -243,6 +243,7 @@ def test_a_speed_up_without_a_verdict_is_not_shown(tmp_path: Path) -> None:
     (square,) = squares(sweeps.of([unsure]), tmp_path)
     assert square.tone == "heat0"
     assert not any("×" in figure for figure in square.figures)
+    assert "speed: no verdict" in square.figures
 
 
 @pytest.mark.parametrize(
