@@ -22,6 +22,7 @@ FOUND = {
     "attention.llama": (*ATTENTION, "mask_inverted", "mask_dropped", "rotary_swapped"),
     "transformers.yolo_anchors": ("boxes_reformatted", "box_constants"),
 }
+LONGEST = ("attention.bert", "dynamo")  # as long as the others together; `make test-all` runs it
 TEXT = "input_ids=10:int64:100"
 INPUTS = {
     "attention.bert": f"{TEXT} attention_mask=10:int64:2",
@@ -31,8 +32,14 @@ INPUTS = {
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        pytest.param(name, exporter, marks=pytest.mark.sweep if (name, exporter) == LONGEST else ())
+        for name in FOUND
+        for exporter in EXPORTERS
+    ],
+)
 def test_faults_of_an_exported_network_run_and_change_the_answers(name: str, exporter: str, tmp_path: Path) -> None:
     file, factory = name.split(".")
     specs = [parse_input(text) for text in INPUTS[name].split()]
