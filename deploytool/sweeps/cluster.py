@@ -25,6 +25,7 @@ from deploytool.sweeps.cluster_options import ClusterOptions
 
 _RETRIES = 2  # of a job whose process was killed, beside those of jobs whose worker was
 _CONNECT_S = 15
+_LOOPBACK = "127.0.0.1:0"
 _MAX_CAUSES = 8  # exceptions that are looked at, of one that another caused
 _TLS_OPTIONS = "--tls-ca, --tls-cert and --tls-key"
 _AGAIN = "run the same command again: it continues from the finished cells"
@@ -132,13 +133,13 @@ def connected(options: ClusterOptions, workers: int) -> Iterator[Cluster]:
 
 def _local(workers: int) -> LocalCluster:
     """A cluster in this process: every job is a process of its own already."""
-    address = "127.0.0.1:0" if importlib.util.find_spec("bokeh") else None
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=False,
         memory_limit=0,
-        dashboard_address=address,
+        dashboard_address=_LOOPBACK,  # by default it would listen on every interface
+        worker_dashboard_address=_LOOPBACK,
         silence_logs=False,
     )
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploytool import serde
@@ -48,6 +49,18 @@ def test_a_second_sweep_starts_no_cluster(fake: FakeSweep, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "deploytool.sweeps.cluster")
     assert fake.run().reused == 3
+
+
+def test_nothing_listens_beyond_this_machine(fake: FakeSweep) -> None:
+    own = psutil.Process()
+    found: set[str] = set()
+
+    def look(event: Event) -> None:
+        connections = own.net_connections(kind="inet")
+        found.update(each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN)
+
+    fake.run(models=("mixnet_s",), follow=look)
+    assert found <= {"127.0.0.1"}
 
 
 def test_more_rows_make_only_the_new_cells(fake: FakeSweep) -> None:
