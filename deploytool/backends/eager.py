@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deploytool import serde
-from deploytool.backends.session import Array, Session
+from deploytool.backends.session import Array, Session, until_end
 from deploytool.errors import BadInput, DeployError, MissingBackend, StageFailed
 from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file
@@ -48,7 +48,12 @@ def save(state: Mapping[str, Any], model: Model, path: Path) -> None:
     Weights that layers share are written once for each layer. Raises StageFailed if the state holds more than tensors.
     """
     check_state(state, model)
-    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    tensors, storages = dict[str, torch.Tensor](), set[int]()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage()
+        shared = storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes
+        storages.add(storage.data_ptr())
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
     with disk.writing(path, needed=sum(tensor.nbytes for tensor in tensors.values())):
         save_file(tensors, path, metadata={"model": json.dumps(serde.encode(model))})
 
@@ -78,11 +83,8 @@ def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """Loads the model of a weights file; with `double`, in FP64."""
     model, module = weights_file.definition(path), load_module(path).to(checked_device(device))
-    if double:
-        with build.wrap_user_errors(f"{model.name} cannot be converted to FP64:", "see the message"):
-            module = module.double()
-    with full_fp32():
-        yield make_session(module, model, double)
+    with full_fp32(), until_end(make_session(module, model, double)) as session:
+        yield session
 
 
 def full_fp32() -> AbstractContextManager[None]:
@@ -196,7 +198,7 @@ def call_module(
     }
     bound = arguments.bind(module.forward, list(tensors), model.constants)
     try:
-        with torch.no_grad(), fp64.run() if double else nullcontext():
+        with torch.no_grad(), fp64.run(module) if double else nullcontext():
             return bound.call(module, tensors)
     except (DeployError, KeyboardInterrupt, GeneratorExit):
         raise

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.backends import mask_values, onnxruntime, saturation
-from deploytool.backends.session import Array, Session, in_batches
+from deploytool.backends.session import Array, Session, in_batches, until_end
 from deploytool.errors import MissingBackend
 from deploytool.host import fp16_rounding
 from deploytool.rewrites.graph import storage, weights
@@ -37,19 +37,23 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
     """Loads an FP16 graph on the CPU with every result rounded to FP16; its inputs and outputs are FP32."""
     if device != "cpu":
         raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "use --runner onnxruntime there")
-    yield _as_session(_load(emulate(storage.load(path)), optimise=False))  # fused operators would skip the rounding
+    # fused operators would skip the rounding
+    with until_end(_as_session(_load(emulate(storage.load(path)), optimise=False))) as session:
+        yield session
 
 
 @contextmanager
 def start_without_rounding(path: Path) -> Iterator[Session]:
     """Loads an FP16 graph with every operator in FP32: only its weights are rounded to FP16."""
-    yield _as_session(_load(emulate(storage.load(path), results=False)))
+    with until_end(_in_fp32(emulate(storage.load(path), results=False))) as session:
+        yield session
 
 
 @contextmanager
 def start_with_rounded_weights(path: Path, fp16_path: Path) -> Iterator[Session]:
     """Loads an FP32 graph with the weights rounded that are FP16 in the graph of `fp16_path`."""
-    yield _as_session(_load(round_weights_like(storage.load(path), storage.load(fp16_path))))
+    with until_end(_in_fp32(round_weights_like(storage.load(path), storage.load(fp16_path)))) as session:
+        yield session
 
 
 def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -122,6 +126,11 @@ def _round_values(weight: TensorProto) -> None:
 def round_to_fp16(weight: TensorProto) -> TensorProto:
     """A weight in FP16 under its name, rounded by `fp16_rounding.round_weights`."""
     return numpy_helper.from_array(fp16_rounding.round_weights(weights.values(weight)), weight.name)
+
+
+def _in_fp32(graph: onnx.ModelProto) -> Session:
+    """A session of a graph; a large one is not optimised, which would make all of its FP16 weights FP32 at once."""
+    return _as_session(_load(graph, optimise=not weights.is_large(graph)))
 
 
 def _as_session(session: ort.InferenceSession) -> Session:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
+from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure, until_end
 from deploytool.errors import MissingBackend, OutOfMemory, StageFailed
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -66,10 +66,8 @@ def start(
         outputs = dict(zip(names, arrays, strict=True))
         return checked_outputs("ONNX Runtime", inputs, outputs) if batch_first else outputs
 
-    if not batch_first:
-        yield call
-        return
-    yield in_batches(call, session.get_inputs()[0].shape[:1])
+    with until_end(in_batches(call, session.get_inputs()[0].shape[:1]) if batch_first else call) as held:
+        yield held
 
 
 def pass_weights(options: ort.SessionOptions, weights: Mapping[str, Array], folder: Path | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -81,6 +81,24 @@ def in_batches(session: Session, batch: Sequence[object]) -> Session:
         return {name: np.concatenate([result[name] for result in results])[:cases] for name in results[0]}
 
     return call
+
+
+@contextmanager
+def until_end(session: Session) -> Iterator[Session]:
+    """The session until the body ends; then its model is free, although a caller may still have a variable with it.
+
+    Without it, the model of one session would stay in memory while the next one is loaded.
+    """
+    held = [session]
+    del session
+
+    def call(**inputs: Array) -> dict[str, Array]:
+        return held[0](**inputs)
+
+    try:
+        yield call
+    finally:
+        held.clear()
 
 
 def load_graph_backend() -> GraphBackend:

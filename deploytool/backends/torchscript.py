@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from deploytool.backends.eager import checked_device, fingerprint, full_fp32
-from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure
+from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure, until_end
 
 __all__ = ["fingerprint", "start"]
 
@@ -34,5 +34,6 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
         outputs = {name: tensor.cpu().numpy() for name, tensor in zip(output_names, tensors, strict=True)}
         return checked_outputs("TorchScript", inputs, outputs)
 
-    with full_fp32():
-        yield in_batches(call, [int(stored["batch"])] if stored["batch"] else [])
+    batch = [int(stored["batch"])] if stored["batch"] else []
+    with full_fp32(), until_end(in_batches(call, batch)) as session:
+        yield session

@@ -202,9 +202,9 @@ def _checks(subject: Subject) -> dict[str, Check]:
 @contextmanager
 def _start(graph: FaultGraph) -> Iterator[Session]:
     """A session of a graph with FP32 operators; it takes FP16 inputs as FP32."""
-    parts = weights.session_parts(graph.model)
-    with onnxruntime.start(  # the faults run in parallel
-        parts.message, threads=1, weights=parts.arrays, folder=parts.folder
+    parts, large = weights.session_parts(graph.model), weights.is_large(graph.model)
+    with onnxruntime.start(  # the faults run in parallel; optimised, a large one has its FP16 weights in FP32 as well
+        parts.message, threads=1, weights=parts.arrays, folder=parts.folder, optimise=not large
     ) as session:
         del parts
         yield lambda **inputs: session(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import mmap
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REMEDY = "stop other programs, or use a machine with more memory"
 
+WORTHWHILE = 1_000_000_000  # resident bytes from which unused memory is released between steps
 _UNLIMITED = 1 << 60  # cgroups v1 report such a number without a limit
 
 
@@ -19,6 +23,19 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def release_unused() -> None:
+    """Frees what only reference cycles hold, and returns freed memory to the system: glibc keeps blocks of up to 32 MB.
+
+    Does nothing in a small process, where a tenth of a second is worth more.
+    """
+    if resident_bytes() < WORTHWHILE:
+        return
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library has no such function
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def private_bytes() -> int | None:

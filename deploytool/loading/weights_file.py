@@ -5,6 +5,7 @@ Format: the length of the header (8 bytes, little endian), the header in JSON, t
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,11 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one weight: `data` in the numpy dtype `dtype`."""
+    """The values of one weight: `data` in the numpy dtype `dtype`, mapped from the file."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: memoryview
 
 
 def definition(path: Path) -> Model:
@@ -54,14 +55,13 @@ def float_values(path: Path) -> dict[str, Values]:
     Raises BadInput for an invalid file.
     """
     start, entries = _entries(path)
-    values = {}
     with path.open("rb") as file:
-        for name, entry in entries.items():
-            if entry.dtype in _FLOATS:
-                begin, end = entry.data_offsets
-                file.seek(start + begin)
-                values[name] = Values(_FLOATS[entry.dtype], entry.shape, file.read(end - begin))
-    return values
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start:]
+    return {
+        name: Values(_FLOATS[entry.dtype], entry.shape, content[slice(*entry.data_offsets)])
+        for name, entry in entries.items()
+        if entry.dtype in _FLOATS
+    }
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.module import state
 from deploytool.loading.module.exportable import select_outputs
-from deploytool.model_checks import dataflow, output_axes, source_lines
+from deploytool.model_checks import closeness, dataflow, output_axes, source_lines
 from deploytool.model_checks.output_axes import OutputAxis
 from deploytool.spec import BATCH, DTYPES, Model, Options, Tensor
 
@@ -87,7 +87,7 @@ def _depends_on_others(model: Model, weights: Weights, options: Options, size: i
     mixed = {name: np.concatenate([array[:1], second[name][1:]]) for name, array in first.items()}
     module = eager.load_state(model, weights)
     alone, among_others = (_run(module, model, inputs) for inputs in (first, mixed))
-    return not all(_close(among_others[name][:1], output[:1], _MIXING_FP32) for name, output in alone.items())
+    return not all(closeness.close(among_others[name][:1], output[:1], _MIXING_FP32) for name, output in alone.items())
 
 
 def _accepts_batch_of_one(model: Model, weights: Weights, options: Options) -> bool:
@@ -100,21 +100,35 @@ def _accepts_batch_of_one(model: Model, weights: Weights, options: Options) -> b
 
 def _examine(model: Model, weights: Weights, options: Options, size: int | None) -> ProbeResult:
     """Describes the outputs and checks purity, at batch size `size` (None: any)."""
+    result, repeat_remarks, baseline = _first_module(model, weights, options, size)
+    if baseline is None:
+        return result
+    remarks = _order_remarks(baseline, options, size)
+    return ProbeResult(result.model, (*result.remarks, *remarks, *repeat_remarks))
+
+
+def _first_module(
+    model: Model, weights: Weights, options: Options, size: int | None
+) -> tuple[ProbeResult, list[str], _Baseline | None]:
+    """The outputs, remarks about repeated runs, and what other modules are compared with; None where they need not be.
+
+    The module ends with this function: one more beside it would take the memory twice.
+    """
     module, sized = eager.load_state(model, weights), _with_batch(model, size)
-    before = state.snapshot(module)
+    before = state.snapshot(module, weights)
     try:
         result, first = _describe_outputs(lambda: module, sized, options, size)
     except StageFailed as problem:
-        if changes := state.differences(before, state.snapshot(module)):
+        if changes := state.differences(before, state.snapshot(module, weights)):
             # raises if fresh modules fail as well: then state is not the cause
             _describe_outputs(lambda: eager.load_state(model, weights), sized, options, size)
             what = f"{model.name} keeps state: {_summary(changes)} when it runs, and then {problem}"
             raise StageFailed(what, _PURITY_REMEDY) from problem
         raise
     if model.given is not None:
-        return result  # a graph has no state, and each node has one result for the same inputs
+        return result, [], None  # a graph has no state, and each node has one result for the same inputs
     baseline = _Baseline(model, result.model, weights, first, before)
-    return ProbeResult(result.model, (*result.remarks, *_purity_remarks(module, baseline, options, size)))
+    return result, _repeat_remarks(module, baseline, options, size), baseline
 
 
 def _with_batch(model: Model, size: int | None) -> Model:
@@ -222,53 +236,62 @@ class _Baseline:
     first: Outputs
     before: state.Snapshot
 
+    def snapshot(self, module: nn.Module) -> state.Snapshot:
+        """The state of a module that was built with these weights."""
+        return state.snapshot(module, self.weights)
 
-def _purity_remarks(module: nn.Module, baseline: _Baseline, options: Options, size: int | None) -> list[str]:
-    """Side effects of the model, as remarks; raises StageFailed if outputs depend on more than the inputs."""
+
+def _repeat_remarks(module: nn.Module, baseline: _Baseline, options: Options, size: int | None) -> list[str]:
+    """State that a model keeps without effect, as remarks; raises StageFailed if its outputs change from run to run."""
     model = baseline.model
     inputs, other_inputs = draw_cases(model, options, size or 2), draw_cases(model, options, size or 1, seed=1)
     _check_repeats(module, baseline, inputs)
-    after_warmup = state.snapshot(module)
+    after_warmup = baseline.snapshot(module)
     _check_repeats(module, baseline, inputs)
-    changes = state.differences(after_warmup, state.snapshot(module))
-    _run_or_blame_state(module, model, other_inputs, baseline.before)
+    changes = state.differences(after_warmup, baseline.snapshot(module))
+    _run_or_blame_state(module, baseline, other_inputs)
     _check_repeats(module, baseline, inputs)
+    if not changes:
+        return []
+    return [f"{model.name} keeps state that does not affect its outputs: {_summary(changes)} when it runs"]
+
+
+def _order_remarks(baseline: _Baseline, options: Options, size: int | None) -> list[str]:
+    """The inputs that a model writes into, as remarks; raises StageFailed if its outputs depend on earlier inputs."""
+    model = baseline.model
+    inputs, other_inputs = draw_cases(model, options, size or 2), draw_cases(model, options, size or 1, seed=1)
     reordered = eager.load_state(baseline.declared, baseline.weights)  # sees the other inputs first
-    _run_or_blame_state(reordered, model, other_inputs, baseline.before)
+    _run_or_blame_state(reordered, baseline, other_inputs)
     _check_repeats(reordered, baseline, inputs)
     written = _written_inputs(reordered, model, inputs)
-    remarks = [f"{model.name} writes into its input {name}: it receives copies" for name in written]
-    if changes:
-        what = f"{_summary(changes)} when it runs"
-        remarks.append(f"{model.name} keeps state that does not affect its outputs: {what}")
-    return remarks
+    return [f"{model.name} writes into its input {name}: it receives copies" for name in written]
 
 
 def _check_repeats(module: nn.Module, baseline: _Baseline, inputs: Arrays) -> None:
     """Runs the module again; raises StageFailed with the cause if its outputs differ from the first ones."""
     model, first = baseline.model, baseline.first
-    outputs = _run_or_blame_state(module, model, inputs, baseline.before)
-    if _equal(first, outputs):
+    outputs = _run_or_blame_state(module, baseline, inputs)
+    if closeness.equal(first, outputs):
         return
     fresh, repeated = eager.load_state(baseline.declared, baseline.weights), _run(module, model, inputs)
-    if _equal(first, _run(fresh, model, inputs)):
-        raise _stateful(model, state.differences(baseline.before, state.snapshot(module)))
-    if _equal(outputs, repeated):
+    if closeness.equal(first, _run(fresh, model, inputs)):
+        raise _stateful(model, state.differences(baseline.before, baseline.snapshot(module)))
+    if closeness.equal(outputs, repeated):
         what = f"{model.name} differs each time it is built: it draws random values that are not in its state dict"
         raise StageFailed(what, "register them as buffers, or draw them from a seed")
     what = f"{model.name} returns different outputs for the same inputs"
     raise StageFailed(what, "disable dropout and random numbers where self.training is false")
 
 
-def _run_or_blame_state(module: nn.Module, model: Model, inputs: Arrays, before: state.Snapshot) -> Outputs:
+def _run_or_blame_state(module: nn.Module, baseline: _Baseline, inputs: Arrays) -> Outputs:
     """The outputs of a run; if it fails after the state changed, raises StageFailed that names the state."""
     try:
-        return _run(module, model, inputs)
+        return _run(module, baseline.model, inputs)
     except StageFailed as problem:
-        changes = state.differences(before, state.snapshot(module))
+        changes = state.differences(baseline.before, baseline.snapshot(module))
         if not changes:
             raise
-        what = f"{model.name} keeps state: {_summary(changes)} when it runs, and then {problem}"
+        what = f"{baseline.model.name} keeps state: {_summary(changes)} when it runs, and then {problem}"
         raise StageFailed(what, _PURITY_REMEDY) from problem
 
 
@@ -290,7 +313,7 @@ def _written_inputs(module: nn.Module, model: Model, inputs: Arrays) -> list[str
     tensors = _tensors(inputs)
     eager.call_module(module, model, tensors, copies=False)
     originals = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    return [name for name, tensor in tensors.items() if not _close(tensor, originals[name], 0.0)]
+    return [name for name, tensor in tensors.items() if not closeness.close(tensor, originals[name], 0.0)]
 
 
 def _mixing_problem(model: Model, weights: Weights, options: Options) -> StageFailed | None:
@@ -298,14 +321,14 @@ def _mixing_problem(model: Model, weights: Weights, options: Options) -> StageFa
     batch = draw_cases(model, options, 2)
     module, double = eager.load_state(model, weights), True
     try:
-        batched = _run(module.double(), model, batch, double=True)
+        batched = _run(module, model, batch, double=True)
     except Exception:  # FP64 is not required; FP32 detects all but the smallest differences
         module, double = eager.load_state(model, weights), False
         batched = _run(module, model, batch)
     for case in range(2):
         single = _run(module, model, {name: array[case : case + 1] for name, array in batch.items()}, double=double)
         for name, output in single.items():
-            if not _close(batched[name][case : case + 1], output, _MIXING_FP64 if double else _MIXING_FP32):
+            if not closeness.close(batched[name][case : case + 1], output, _MIXING_FP64 if double else _MIXING_FP32):
                 return _mixing_failure(eager.load_state(model, weights), model, batch)
     return None
 
@@ -368,28 +391,6 @@ def _tensors(inputs: Arrays) -> dict[str, torch.Tensor]:
 def _run(module: nn.Module, model: Model, inputs: Arrays, *, double: bool = False) -> Outputs:
     outputs = eager.run(module, model, _tensors(inputs), double)
     return dict(zip((tensor.name for tensor in model.outputs), outputs, strict=True))
-
-
-def _equal(expected: Outputs, actual: Outputs) -> bool:
-    """Whether all outputs have equal shapes and close values; NaN equals NaN."""
-    return all(
-        np.allclose(tensor.numpy(), actual[name].numpy(), equal_nan=True)
-        if tensor.shape == actual[name].shape
-        else False
-        for name, tensor in expected.items()
-    )
-
-
-def _close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
-    """Whether the largest error is within `tolerance`, relative to the largest value; NaN and infinity must match."""
-    if actual.shape != expected.shape:
-        return False
-    left, right = actual.double().numpy(), expected.double().numpy()
-    finite = np.isfinite(left) & np.isfinite(right)
-    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
-        return False
-    largest = np.abs(right[finite]).max(initial=0.0)
-    return bool(np.abs(left[finite] - right[finite]).max(initial=0.0) <= tolerance * largest)
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:

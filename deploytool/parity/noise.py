@@ -24,6 +24,7 @@ from deploytool.backends import eager
 from deploytool.backends.session import Session
 from deploytool.data.golden import Arrays, Edge, Floor, Noise
 from deploytool.errors import StageFailed
+from deploytool.host import memory
 from deploytool.loading import weights_file
 from deploytool.parity import elementary, metrics, noise_floor, rational_sigmoid, sequential_sum
 from deploytool.parity.replay import SMALL_BATCHES, replay
@@ -131,12 +132,16 @@ class NoiseAtSizes:
     def __call__(self, name: str, inputs: Arrays) -> metrics.Tolerances:
         """The tolerances for the inputs of that name."""
         if name not in self._known:
-            with eager.start(self._weights, double=True) as double:
-                reference = replay(double, inputs, SMALL_BATCHES)
+            reference = self._reference(inputs)
             module, model = eager.load_module(self._weights), weights_file.definition(self._weights)
             measured = measure(module, model, inputs, reference, self._parts)
             self._known[name] = metrics.tolerances(measured.noise, self._requested)
         return self._known[name]
+
+    def _reference(self, inputs: Arrays) -> Arrays:
+        """The FP64 answers; the module of their session is gone when this function ends."""
+        with eager.start(self._weights, double=True) as double:
+            return replay(double, inputs, SMALL_BATCHES)
 
     def edge(self, edge: Edge) -> metrics.Tolerances:
         """The tolerances for an edge case."""
@@ -157,6 +162,8 @@ class _ProbeRuns:
         except StageFailed as error:
             self.remarks.append(f"noise is measured without the {name} run, which the model does not support: {error}")
             return None
+        finally:
+            memory.release_unused()
 
 
 def _supported(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.host import disk, machine, memory_estimate, process, side_files, workers
+from deploytool.host import disk, machine, memory, memory_estimate, process, side_files, workers
 from deploytool.loading import code_files, factory, source_model, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import disk_estimate
@@ -318,6 +318,7 @@ def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence
     with staged.stage_directory(stage) as directory, disk.writing(directory, named=staged.home / stage):
         start = time.perf_counter()
         notes = _run_stage(stage, job, directory / kind.value, inputs)
+        memory.release_unused()
         seconds = round(time.perf_counter() - start, 3)
         parents = {artifact.made_by.value: artifact.key for artifact in inputs.artifacts}
         files = receipts.digests(directory)

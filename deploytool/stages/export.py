@@ -23,6 +23,7 @@ from deploytool.backends.session import Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ResourceExhausted, StageFailed
 from deploytool.exporters import dynamo, floor, torchscript
+from deploytool.host import memory
 from deploytool.loading.source_model import SourceModel
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
@@ -178,6 +179,7 @@ def _export(exporter: str, task: _Task, *, checked: bool) -> _Candidate:
         if exporter == _SECOND:
             warned = _trace_warnings(module, example, folder)
         del module  # a session holds the weights too, and the tests below load another module
+        memory.release_unused()
         with load_backend(task.job.options.runner).start(file) as session:
             session(**feeds)  # a valid graph need not run: ONNX has types that no runtime supports
             problem = _difference(exporter, session, task) if checked else ""

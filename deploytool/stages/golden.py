@@ -17,6 +17,7 @@ from deploytool.data import class_names, edge_cases, golden, image_folder, image
 from deploytool.data.golden import Arrays, Edge, Golden, Noise
 from deploytool.data.image_folder import Folder
 from deploytool.errors import BadInput, StageFailed
+from deploytool.host import memory
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import selections
 from deploytool.parity import coverage, edge_checks, metrics, noise, noise_floor, ties
@@ -73,9 +74,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         cases = cases.with_more(*_read_cases(Path(job.options.cases.path), cases.inputs))
     single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, SMALL_BATCHES)
-    with _fp64_session(weights, cases.inputs, single) as (double, fp64_remarks):
-        reference = replay(double, cases.inputs, SMALL_BATCHES)
-        edges, edge_remarks = _edge_cases(model, cases.inputs, job.options.images, single, double)
+    reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model returns NaN, or values that overflow in FP32 but not in FP64", "check its weights")
     measured = noise.measure(module, model, cases.inputs, reference)
@@ -84,14 +83,36 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     floor = noise_floor.tied(measured.noise, tied.fp32, tied.fp16)
     answers = (outputs, reference, cases.labels, model.preprocessing, floor, edges, tied.fp32, tied.fp16)
     golden.write(out, Golden(cases.pixels, cases.inputs, *answers))
-    remarks = [*_input_remarks(job, model), *coverage_remarks, *fp64_remarks]
     return {
         "images": len(cases.labels),
         "smallest_margin": float(_margins(model, outputs).min()),
         "selections": list(_selections(module, model, cases.inputs, measured.noise)),
         "classes": list(class_names.check_count(model, cases.classes)),
-        "remarks": [*remarks, *measured.remarks, *tie_remarks, *edge_remarks, *order_remarks],
+        "remarks": [
+            *_input_remarks(job, model),
+            *coverage_remarks,
+            *fp64_remarks,
+            *measured.remarks,
+            *tie_remarks,
+            *edge_remarks,
+            *order_remarks,
+        ],
     }
+
+
+def _exact(
+    job: Job, model: Model, weights: Path, inputs: Arrays, single: Session
+) -> tuple[Arrays, tuple[Edge, ...], list[str], list[Json]]:
+    """The FP64 answers, the edge cases with theirs, and remarks on both; the session in FP64 ends with this function.
+
+    A session holds a module: together with what follows, they would take the memory three times.
+    """
+    with _fp64_session(weights, inputs, single) as (double, remarks):
+        reference = replay(double, inputs, SMALL_BATCHES)
+        edges, edge_remarks = _edge_cases(model, inputs, job.options.images, single, double)
+    del double
+    memory.release_unused()
+    return reference, edges, remarks, edge_remarks
 
 
 def _selections(module: nn.Module, model: Model, inputs: Arrays, measured: Noise) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torch import nn
 from deploytool import serde
 from deploytool.backends import eager, torchscript
 from deploytool.errors import ResourceExhausted
-from deploytool.host import disk
+from deploytool.host import disk, memory
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import baked_values as fixing
 from deploytool.model_checks import source_lines
@@ -24,6 +24,7 @@ from deploytool.parity import metrics, reference_cases
 from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import baked_values
 from deploytool.results.artifact import REASON, Notes
+from deploytool.rewrites.graph import weights
 from deploytool.spec import Job, Model, Stage, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a dimension of size 1 would be taken for a fixed one
@@ -37,7 +38,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     the model, or a fixed value makes the trace wrong, no file is written and the notes contain the reason.
     """
     source = inputs.source()
-    model, weights = source.definition, source.weights
+    model, file = source.definition, source.weights
     sample, folder = inputs.golden(), source_lines.source_folder(model.factory)
     example = tuple(torch.from_numpy(sample.inputs[tensor.name][: _batch(model)]) for tensor in model.inputs)
     names = {"inputs": _names(model.inputs), "outputs": _names(model.outputs)}
@@ -46,14 +47,15 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
 
     def references() -> Sequence[ReferenceCases]:
         golden_cases = ReferenceCases("FP64", "golden cases", sample.inputs, sample.reference)
-        with eager.start(weights) as source:
+        with eager.start(file) as source:
             return reference_cases.make(model, job.options.sizes, golden_cases, source, "eager")
 
     try:
-        module = eager.exportable_module(eager.load_module(weights), model, example)
         with source_lines.record_tracer_warnings(folder) as warned, eager.without_attention_fastpath():
-            nodes = _write(module, example, out, names)
-        fresh = eager.exportable_module(eager.load_module(weights), model, example)
+            nodes = _write(eager.exportable_module(eager.load_module(file), model, example), example, out, names)
+            memory.release_unused()
+            _run(out, example)
+        fresh = eager.exportable_module(eager.load_module(file), model, example)
         subject = fixing.Subject(fresh, model, sample.inputs, folder, _batch(model))
         tolerance = metrics.tolerances(sample.noise, job.options.tolerance).fp32
         start = partial(torchscript.start, out)
@@ -80,13 +82,27 @@ def _left_out(out: Path, reason: str) -> Notes:
 
 
 def _write(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, names: dict[str, str]) -> int:
-    """Writes the trace, loads and runs it, because torch can save what it cannot load; returns the number of nodes."""
-    frozen = torch.jit.freeze(_trace(module, example))
-    with disk.writing(out), out.open("wb") as file:  # with a path, torch aborts the process if the disk is full
-        torch.jit.save(frozen, file, _extra_files=names)
+    """Writes the trace; returns the number of its nodes.
+
+    A trace is frozen unless its weights are large: torch keeps the constants of a frozen one until the process ends.
+    """
+    frozen = _trace(module, example)
+    size = sum(weight.nbytes for weight in module.state_dict().values())
+    if size > weights.MAX_INLINE_BYTES:
+        with disk.writing(out, needed=size):
+            torch.jit.save(frozen, str(out), _extra_files=names)
+    else:
+        frozen = torch.jit.freeze(frozen)
+        # with a path, torch aborts the process if the disk is full; with a file, it holds all of the content
+        with disk.writing(out), out.open("wb") as file:
+            torch.jit.save(frozen, file, _extra_files=names)
+    return sum(1 for _ in frozen.graph.nodes())
+
+
+def _run(out: Path, example: tuple[torch.Tensor, ...]) -> None:
+    """Loads and runs the file, because torch can save what it cannot load."""
     with torch.inference_mode():
         torch.jit.load(out, map_location="cpu")(*(tensor.clone() for tensor in example))  # type: ignore[no-untyped-call]  # the same
-    return sum(1 for _ in frozen.graph.nodes())
 
 
 def _trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:

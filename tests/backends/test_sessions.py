@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from deploytool.backends import eager, onnxruntime
-from deploytool.backends.session import load_backend
+from deploytool.backends.session import Array, load_backend, until_end
 from deploytool.benchmark import interleave
 from deploytool.data import golden
 from deploytool.errors import MissingBackend, StageFailed
@@ -135,3 +136,17 @@ def test_a_backend_has_the_outputs_of_the_model_on_cuda(finished: Path, name: st
     sample = golden.read(finished / "golden" / "golden.npz")
     with load_backend(name).start(finished / ARTIFACTS[name], "cuda") as session:
         np.testing.assert_allclose(session(**sample.inputs)["logits"], sample.reference["logits"], atol=1e-5)
+
+
+def test_a_session_that_has_ended_holds_its_model_no_more() -> None:
+    class Model:
+        def __call__(self, **inputs: Array) -> dict[str, Array]:
+            return inputs
+
+    model = Model()
+    gone = weakref.ref(model)
+    with until_end(model) as session:
+        del model
+        assert gone() is not None
+        assert session(x=np.zeros(1)) == {"x": np.zeros(1)}
+    assert gone() is None

@@ -4,12 +4,14 @@
 
 Each step is a process of its own. Its memory is the largest sum over the process and its children that /proc reports,
 sampled: `resident` is the sum of proportional set sizes (PSS), which counts a page once whoever shares it, and
-`anonymous` its part that is not in a file. The model's weights are random, so it proves nothing about accuracy.
+`anonymous` its part that is not in a file. The stages of the export are measured by `stage_memory`. The model's
+weights are random, so it proves nothing about accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -21,6 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import memory_sampler, stage_memory
 from tests.transfer import servers
 
 ROOT = Path(__file__).parents[2]
@@ -49,15 +52,6 @@ def stack() -> nn.Module:
     return Stack(LAYERS, WIDTH)
 '''
 
-# The limit of one file can only be lowered in the process itself; no option does it.
-PROGRAM = """
-import sys
-from deploytool.rewrites.graph import weights
-weights.MAX_INLINE_BYTES = int(sys.argv.pop(1)) or weights.MAX_INLINE_BYTES
-from deploytool.__main__ import main
-main()
-"""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -77,7 +71,7 @@ def measure(name: str, command: list[str], folder: Path) -> Step:
 
         def sample() -> None:
             while not finished.wait(INTERVAL):
-                sums = [sum(values) for values in zip(*map(memory, tree(process.pid)), strict=True)]
+                sums = [sum(values) for values in zip(*map(memory, memory_sampler.tree(process.pid)), strict=True)]
                 peaks[:] = [max(pair) for pair in zip(peaks, sums or [0.0, 0.0], strict=True)]
 
         watcher = threading.Thread(target=sample)
@@ -92,18 +86,6 @@ def measure(name: str, command: list[str], folder: Path) -> Step:
     return step
 
 
-def tree(root: int) -> list[int]:
-    """A process and its descendants."""
-    processes = [root]
-    for process in processes:
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            try:
-                processes += map(int, children.read_text().split())
-            except OSError:
-                continue
-    return processes
-
-
 def memory(process: int) -> tuple[float, float]:
     """The proportional set size of a process and its anonymous part in bytes; zeros if it has ended."""
     try:
@@ -114,14 +96,17 @@ def memory(process: int) -> tuple[float, float]:
     return sizes.get("Pss:", 0.0), sizes.get("Pss_Anon:", 0.0)
 
 
-def steps(folder: Path, arguments: argparse.Namespace) -> list[Step]:
-    """Runs the whole way, from the model to the verified bundle."""
+def steps(folder: Path, arguments: argparse.Namespace) -> tuple[list[Step], dict[str, stage_memory.Peak]]:
+    """Runs the whole way, from the model to the verified bundle, with the memory of each stage of the export."""
     model = MODEL.replace("LAYERS", str(arguments.layers)).replace("WIDTH", str(arguments.width))
     (folder / "stack.py").write_text(model)
-    deploytool = [sys.executable, "-c", PROGRAM, str(arguments.limit)]
+    deploytool = [sys.executable, "-m", "tests.bench.stage_memory", str(arguments.limit)]
     export = ["export", "stack.py:stack", "--input", f"x={arguments.width}", "--quick", "--pack", "--out", "run"]
     done = [measure("export", [*deploytool, *export, *arguments.options.split()], folder)]
     report(folder / "run")
+    stages = {
+        name: stage_memory.Peak(**peak) for name, peak in json.loads((folder / stage_memory.FILE).read_text()).items()
+    }
     with servers.registry(folder) as running:
         address = f"oci://127.0.0.1:{running.port}/stack:1"
         done.append(measure("push", [*deploytool, "push", "run/pack/bundle", address, "--plain-http"], folder))
@@ -129,7 +114,7 @@ def steps(folder: Path, arguments: argparse.Namespace) -> list[Step]:
         done.append(measure("pull", [*deploytool, "pull", address, "--out", "bundle", "--plain-http"], folder))
     shutil.rmtree(folder / "storage")
     done.append(measure("verify", [*deploytool, "verify", "bundle"], folder))
-    return done
+    return done, stages
 
 
 def report(run: Path) -> None:
@@ -137,6 +122,17 @@ def report(run: Path) -> None:
     for path in sorted(run.rglob("*")):
         if path.is_file() and path.stat().st_size > 1 << 20:
             print(f"  {path.relative_to(run)} {path.stat().st_size / 1e9:.2f} GB")
+
+
+def stage_table(stages: dict[str, stage_memory.Peak], weights: float) -> str:
+    """The anonymous memory of each stage as Markdown."""
+    rows = [
+        f"| {name} | {peak.seconds:.0f} s | {peak.own / 1e9:.1f} GB | {peak.own / weights:.1f} × "
+        f"| {peak.all / 1e9:.1f} GB |"
+        for name, peak in stages.items()
+    ]
+    heading = "| stage | time | largest process | per byte of weights | with children |\n|---|---|---|---|---|"
+    return "\n".join([heading, *rows, ""])
 
 
 def table(done: list[Step], weights: float) -> str:
@@ -163,9 +159,9 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = 4.0 * arguments.layers * arguments.width**2
     with tempfile.TemporaryDirectory(prefix="large-") as folder:
-        done = steps(Path(folder), arguments)
+        done, stages = steps(Path(folder), arguments)
     where = f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors"
-    text = f"{weights / 1e9:.2f} GB of weights, on {where}\n\n{table(done, weights)}"
+    text = f"{weights / 1e9:.2f} GB of weights, on {where}\n\n{table(done, weights)}\n{stage_table(stages, weights)}"
     print(text)
     if arguments.out:
         arguments.out.write_text(text, encoding="utf-8")

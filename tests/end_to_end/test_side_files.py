@@ -5,6 +5,7 @@ The limit is lowered, so that a small model is beyond it.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from deploytool import serde
 from deploytool.backends import fp16_emulation, onnxruntime, reference
 from deploytool.blame import locate, reduce, reproducer
 from deploytool.bundle.manifest import Role, read_manifest
@@ -31,6 +33,7 @@ from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import receipt as receipts
 from deploytool.results import report, verdict
+from deploytool.results.faults import FaultsResult
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Job, Options, Stage
 from tests import large
@@ -103,14 +106,30 @@ def test_both_forms_have_the_same_errors_and_faults(single: Path, split: Path) -
     of_single, of_split = (report.read(run / Stage.VALIDATE / "report.json") for run in (single, split))
     assert verdict.failed_lines(of_split) == ()
     errors = [
-        {(each.stage, check.against): check.parity.max_error for each in of.comparisons for check in each.checks}
+        {
+            (each.stage, check.against): check.parity.max_error
+            for each in of.comparisons
+            for check in each.checks
+            if each.stage
+            is not Stage.TORCHSCRIPT  # that of a large model is not frozen: its batch norms are not folded
+        }
         for of in (of_single, of_split)
     ]
     common = {key for key in errors[0] if key in errors[1]}
     assert len(common) >= 8
     assert {key: errors[0][key] for key in common} == {key: errors[1][key] for key in common}
     assert of_split.fp16_range == of_single.fp16_range
-    assert (split / "faults/faults.json").read_bytes() == (single / "faults/faults.json").read_bytes()
+    assert fault_counts(split) == fault_counts(single)
+
+
+def fault_counts(run: Path) -> FaultsResult:
+    """The result of the faults without errors: ONNX Runtime does not optimise a large graph in that stage."""
+    result = serde.decode(FaultsResult, json.loads((run / "faults/faults.json").read_text(encoding="utf-8")))
+    families = [
+        replace(family, by_check={name: replace(count, smallest=None) for name, count in family.by_check.items()})
+        for family in result.families
+    ]
+    return replace(result, families=tuple(families))
 
 
 def test_what_is_left_out_is_said_in_one_remark_a_stage(split: Path) -> None:

@@ -17,6 +17,9 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
+from deploytool.loading.module import fp64
+from deploytool.rewrites.graph import weights
+
 Value: TypeAlias = Any  # torch.Tensor; a list for a sequence; a numpy array for strings; None for an omitted input
 
 UNKNOWN = TensorProto.UNDEFINED
@@ -89,8 +92,7 @@ def declared(value: Value, element_type: int) -> Value:
         return value
     if element_type in _UNSIGNED:
         return value.to(_UNSIGNED[element_type])
-    is_wide = torch.get_default_dtype() == torch.float64  # set by fp64.run()
-    if element_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) and not is_wide:
+    if element_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16) and not fp64.is_running():
         return value.to(_STORED[element_type])
     return value
 
@@ -125,11 +127,11 @@ def to_torch(array: npt.NDArray[Any]) -> Value:
 def stored(tensor: onnx.TensorProto) -> Value:
     """An initialiser as a writable tensor in its own type; types that torch lacks are widened; strings are an array.
 
-    The bytes are copied once. Raises ValueError if they are in a file that was not loaded.
+    The bytes are copied once, those in a side file from there.
     """
     dtype = _STORED.get(tensor.data_type)
-    if tensor.data_location == TensorProto.EXTERNAL and not tensor.HasField("raw_data"):
-        raise ValueError("its external data are not loaded")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        tensor = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(weights.raw(tensor)))
     if dtype is not None and tensor.HasField("raw_data"):
         shape = tuple(tensor.dims)
         if not tensor.raw_data:

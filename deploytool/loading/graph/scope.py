@@ -15,6 +15,7 @@ from deploytool.loading.graph import constants, preparation, shape_arithmetic
 from deploytool.loading.graph.element_types import UNKNOWN, Value
 from deploytool.loading.graph.node import Node
 from deploytool.loading.graph.op import Op
+from deploytool.loading.module import fp64
 
 _FP16_RANGE = (6.2e-5, 65504.0)  # the smallest normal number and the largest one
 _STATISTICS = {3: "running_mean", 4: "running_var"}  # inputs of BatchNormalization, which graphs fold into weights
@@ -52,8 +53,10 @@ class Scope(nn.Module):
     `initializer_names` and `node_names` give the name in the graph for each attribute of the module; a node without a
     name goes by its first output. Floating-point constants are parameters without gradient, others buffers. Scalars
     beyond FP16's range (epsilons, masks) and numbers that sizes depend on are neither: FP16 graphs keep them in FP32,
-    so they are not rounded.
+    so they are not rounded. Inside `fp64.run()` a node gets its constants in FP64, which last as long as it runs.
     """
+
+    widens_itself = True  # see `fp64`: all constants of the graph at once would be many
 
     def __init__(self, graph: onnx.GraphProto, context: GraphContext) -> None:
         super().__init__()
@@ -93,7 +96,11 @@ class Scope(nn.Module):
             return None
         if name in values:
             return values[name]
-        return self._fixed[name] if name in self._fixed else getattr(self, self._attribute_of[name])
+        value = self._fixed[name] if name in self._fixed else getattr(self, self._attribute_of[name])
+        if not fp64.is_running() or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        with torch._C.DisableTorchFunction():
+            return value.double()
 
     def _add_constants(self, graph: onnx.GraphProto, values: Mapping[str, Value], sizes: Collection[str]) -> None:
         statistics = {

@@ -13,14 +13,15 @@ from deploytool.spec import Model
 
 
 def graph(model: Model) -> onnx.ModelProto:
-    """The graph in the file of `model` with the inputs and outputs of the model, and all its weights.
+    """The graph in the file of `model` with the inputs and outputs of the model; big weights stay in its side files.
 
     FP16 is replaced by FP32. Raises BadInput if the file has changed so that it is no valid graph any more.
     """
     path = Path(model.factory)
-    loaded = weights.inlined(storage.load(path))
+    loaded = storage.load(path)
     structure.check(loaded, str(path))
     if model.given is not None and model.given.half:
+        loaded = weights.inlined(loaded)
         widening.widen(loaded)
     adapter.adapt(loaded, model, definition.output_names(model))
     return loaded

@@ -19,11 +19,17 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 Snapshot = Mapping[str, Any]
 
 
-def snapshot(module: nn.Module) -> Snapshot:
-    """Copies all state that a call may change, by kind and name: `buffer count`, `attribute body.seen`."""
+def snapshot(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> Snapshot:
+    """Copies all state that a call may change, by kind and name: `buffer count`, `attribute body.seen`.
+
+    A parameter or buffer that equals the one of its name in `weights` is not copied: that one stands for it.
+    """
     state: dict[str, Any] = {}
-    state |= {f"parameter {name}": _copy(value) for name, value in module.named_parameters()}
-    state |= {f"buffer {name}": _copy(value) for name, value in module.named_buffers()}
+    for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
+        for name, value in tensors:
+            known = weights.get(name)
+            same = known is not None and not torch.nn.parameter.is_lazy(value) and _equal(known, value.detach())
+            state[f"{kind} {name}"] = known if same else _copy(value)
     for path, part in module.named_modules():
         for name, value in vars(part).items():
             if name not in _MODULE_ATTRIBUTES and not isinstance(value, nn.Module):
@@ -72,7 +78,7 @@ def _equal(before: Any, after: Any) -> bool:
 
 
 def _equal_tensors(before: torch.Tensor, after: torch.Tensor) -> bool:
-    if before.layout is not torch.strided:
+    if before is after or before.layout is not torch.strided:
         return True
     if torch.equal(before, after):
         return True

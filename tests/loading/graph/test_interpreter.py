@@ -70,8 +70,8 @@ def test_a_graph_is_computed_and_its_outputs_have_its_names_in_order() -> None:
 
 def test_fp64_computes_with_the_weights_of_the_file() -> None:
     model, arrays = convolution()
-    module, x = GraphModule(model).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    with fp64.run():
+    module, x = GraphModule(model), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with fp64.run(module):
         result = module(x)["y"]
     assert result.dtype == torch.float64
     torch.testing.assert_close(result, expected(x, arrays), rtol=1e-12, atol=1e-12)
@@ -110,8 +110,8 @@ def test_sizes_computed_from_a_shape_are_computed_as_in_the_file_in_fp64_too() -
     scale = np.array([0.33333331, 2.3333333], "f")
     model = graph(nodes, [value("x", ["a", "b"])], [value("zeros", ["c", "d"])], {"scale": scale})
     sizes = np.floor(np.array([3, 3], "f") * scale).astype(int).tolist()
-    module = GraphModule(model).double()
-    with fp64.run():
+    module = GraphModule(model)
+    with fp64.run(module):
         assert list(module(torch.zeros(3, 3, dtype=torch.float64))["zeros"].shape) == sizes
 
 
@@ -131,8 +131,8 @@ def test_an_epsilon_that_fp16_flushes_is_no_part_of_the_state() -> None:
     module = GraphModule(graph(nodes, [value("x", [2])], [value("z", [2])], constants))
     assert set(module.state_dict()) == {"factor"}
     torch.testing.assert_close(module(torch.zeros(2))["z"], torch.full((2,), 5e-13))
-    with fp64.run():
-        result = module.double()(torch.zeros(2, dtype=torch.float64))["z"]
+    with fp64.run(module):
+        result = module(torch.zeros(2, dtype=torch.float64))["z"]
     assert result.dtype == torch.float64
 
 
@@ -152,8 +152,8 @@ def test_an_fp16_graph_is_its_own_arithmetic_in_higher_precision() -> None:
     assert (results["y"].dtype, results["z"].dtype) == (torch.float16, torch.float32)
     torch.testing.assert_close(results["y"], truth.half(), rtol=0, atol=0)
     torch.testing.assert_close(results["z"], truth.float(), rtol=1e-6, atol=0)
-    with fp64.run():
-        wide = module.double()(x.double())
+    with fp64.run(module):
+        wide = module(x.double())
     torch.testing.assert_close(wide["y"], truth, rtol=1e-14, atol=0)
     torch.testing.assert_close(wide["z"], truth, rtol=1e-14, atol=0)
 

@@ -126,8 +126,8 @@ def test_an_operator_of_an_older_opset(
     with torch.no_grad():
         module = GraphModule(model)
         results = [result.numpy() for result in module(torch.from_numpy(x)).values()]
-        with fp64.run():
-            exact = [result.numpy() for result in module.double()(torch.from_numpy(x).double()).values()]
+        with fp64.run(module):
+            exact = [result.numpy() for result in module(torch.from_numpy(x).double()).values()]
     assert module.reference_operators() == {}
     for result, wide, answer in zip(results, exact, expected, strict=True):
         assert result.dtype == answer.dtype

@@ -163,8 +163,8 @@ def test_fp64_is_fp64_in_every_operator(cases: list[Case]) -> None:
         inputs = [*map(widened, case.inputs)]
         names = [value.name for value in case.model.graph.input]
         reference: Any = ReferenceEvaluator(case.model).run(None, dict(zip(names, inputs, strict=True)))
-        module = GraphModule(case.model).double()
-        with fp64.run():
+        module = GraphModule(case.model)
+        with fp64.run(module):
             results = list(module(*map(tensor, inputs)).values())
         for result, expected in zip(results, reference, strict=True):
             if expected.dtype == np.float64:
