@@ -46,6 +46,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             del module  # the probes build their own: both would take the memory twice
             eager.check_state(state, model)
             result = probe.examine(model, state, options)
+    memory_estimate.check_answers(result.model, options)
     eager.save(state, result.model, out)
     return {
         "weights": origin,

@@ -43,6 +43,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         state = dict(module.state_dict())
         _check_weights(state, model)
         result = probe.examine(model, state, options)
+    memory_estimate.check_answers(result.model, options)
     eager.save(state, result.model, out)
     return {
         "weights": f"the initialisers of {Path(model.factory).name}",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from deploytool.errors import ResourceExhausted
 from deploytool.host import memory, memory_estimate
-from deploytool.spec import Job, Options
+from deploytool.spec import BATCH, Job, Model, Options, Range, Tensor
 from tests.conftest import ROOT, TINY
 
 _WITHOUT_FAULTS, _WITH_FAULTS = Job(TINY, Options(faults=0)), Job(TINY, Options(faults=1))
@@ -73,3 +74,15 @@ def test_more_weights_than_one_file_holds_need_less_memory_for_each(monkeypatch:
         memory_estimate.check(1.8e9, _WITH_FAULTS)
     with pytest.raises(ResourceExhausted, match=r"has 8.0 GB of weights"):
         memory_estimate.check(8e9, _WITHOUT_FAULTS)
+
+
+def test_outputs_that_need_more_memory_than_available_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4_000_000_000)
+    options = Options(images=8, sizes={"side": Range(100, 1000, 2000)})
+    model = Model("map", "none", outputs=(Tensor("y", (BATCH, 4, "side", "side")),))
+    memory_estimate.check_answers(model, options)
+    with pytest.raises(
+        ResourceExhausted, match=r"outputs of an image take 16 MB, .* 64 images needs 21.2 GB"
+    ) as raised:
+        memory_estimate.check_answers(model, dataclasses.replace(options, images=64))
+    assert "--output" in raised.value.remedy
