@@ -82,7 +82,7 @@ def test_outputs_that_need_more_memory_than_available_are_refused(monkeypatch: p
     model = Model("map", "none", outputs=(Tensor("y", (BATCH, 4, "side", "side")),))
     memory_estimate.check_answers(model, options)
     with pytest.raises(
-        ResourceExhausted, match=r"outputs of an image take 16 MB, .* 64 images needs 21.2 GB"
+        ResourceExhausted, match=r"outputs of an image take 16\.0 MB, .* 64 images needs 21\.2 GB"
     ) as raised:
         memory_estimate.check_answers(model, dataclasses.replace(options, images=64))
     assert "--output" in raised.value.remedy
