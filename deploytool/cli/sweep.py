@@ -154,7 +154,10 @@ def sweep(
         Path | None, typer.Option(help="The certificate of this client, for tls://.", rich_help_panel=_CLUSTER)
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="The key of that certificate.", rich_help_panel=_CLUSTER)] = None,
-    export_table: Annotated[Any, typer.Option(hidden=True, callback=_export_table, parser=str)] = None,
+    export_table: Annotated[
+        Any,
+        typer.Option(help="The table [export], read from the file.", hidden=True, callback=_export_table, parser=str),
+    ] = None,
 ) -> Outcome:
     """Exports every cell of a table (models × precisions × exporters × targets × batches); finished cells are kept.
 

@@ -19,6 +19,7 @@ GROUP: Any = typer.main.get_command(app)
 COMMANDS = {name: GROUP.get_command(None, name) for name in GROUP.list_commands(None)}
 CASES: dict[str, tuple[int, str]] = {  # exit code and arguments; RUN and BUNDLE are of a finished run
     "export": (2, "shuflenet_g3"),
+    "sweep": (2, "--models shuflenet_g3"),
     "models": (0, ""),
     "targets": (0, ""),
     "show": (0, "RUN"),

@@ -95,7 +95,7 @@ def test_a_bundle_compared_with_a_device_result(deploytool: Command, packed: Pat
 @pytest.mark.parametrize(
     ("arguments", "problem", "remedy"),
     [
-        (("--fail-if", "pairty>2x"), "unknown figure 'pairty'", "known: parity, noise,"),
+        (("--fail-if", "pairty>2x"), "unknown figure 'pairty'", "parity, noise,"),
         (("--fail-if", "p99=5"), "is not a budget", "parity>2x"),
         (("--fail-if", "parity@hlave>2x"), "unknown subject 'hlave'", "fp16/model.onnx"),
     ],

@@ -19,9 +19,13 @@ from deploytool.cli import app
 from deploytool.doctor import inventory
 from deploytool.host import files, owner
 from deploytool.loading import catalog
+from deploytool.results.sweep import CellState, Sweep
+from deploytool.results.sweep_events import CellEnded, CellReturned, CellStarted, Follow, SweepStarted
+from deploytool.sweeps.run import Request
 from tests.cli import hostile
 from tests.cli.conftest import OutputOf
 from tests.doctor import machines
+from tests.report import sweeps
 from tests.transfer import small
 
 ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # responses of a registry: status, reason, headers and body
@@ -140,6 +144,21 @@ def test_inventory_and_model_names(output_of: OutputOf, monkeypatch: pytest.Monk
     models = tuple(dataclasses.replace(model, name=hostile.TEXT) for model in catalog.models())
     monkeypatch.setattr(catalog, "models", lambda: models)
     assert hostile.FORGED in output_of("models")
+
+
+def test_the_errors_of_cells(output_of: OutputOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = sweeps.cells(1, ("auto",), ("orin",))
+    bad = sweeps.ended(cell, CellState.REFUSED, hostile.HEADER, hostile.HEADER)
+
+    def run(_: Request, follow: Follow) -> Sweep:
+        follow(SweepStarted([(hostile.HEADER,)], finished=0, workers=1, dashboard=hostile.HEADER))
+        follow(CellStarted(hostile.HEADER, (hostile.HEADER,)))
+        follow(CellReturned(hostile.HEADER, (hostile.HEADER,), hostile.HEADER))
+        follow(CellEnded(hostile.HEADER, (hostile.HEADER,), CellState.REFUSED, 1.0, hostile.HEADER))
+        return sweeps.of([bad])
+
+    monkeypatch.setattr("deploytool.sweeps.run.run", run)
+    assert hostile.FORGED in output_of("sweep", "--models", "mobilenet_v1")
 
 
 def test_every_command_that_prints_foreign_text_is_tested() -> None:

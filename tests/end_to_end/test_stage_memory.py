@@ -51,6 +51,7 @@ json.dump({stage: (peak.own - base) / wide.BYTES for stage, peak in found.items(
 """
 
 
+@pytest.mark.sweep
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not report anonymous memory")
 def test_no_stage_holds_more_copies_of_the_weights_than_it_needs(tmp_path: Path) -> None:
     done = subprocess.run(
