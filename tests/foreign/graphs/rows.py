@@ -153,7 +153,7 @@ CARRIED = (
         "silero-vad sequence",
         "silero_vad/data/silero_vad_16k_sequence.onnx",
         *("--size", "sequence_length=2:4:8"),
-        axes=tuple((name, -1) for name in ("input", "h", "c", "speech_probs", "hn", "cn")),
+        axes=(("input", -1), ("speech_probs", -1)),
         batch="",
     ),
     _carried("ddddocr", "ddddocr/common_old.onnx", "--size", "image_width=128", batch=""),
