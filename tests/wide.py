@@ -1,4 +1,4 @@
-"""A model of 151 MB with wide layers."""
+"""A model of 151 MB with wide layers, or of any other size."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Wide(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]  # a Module call
 
 
-def wide() -> nn.Module:
-    return Wide(LAYERS, WIDTH)
+def wide(layers: int = LAYERS, width: int = WIDTH) -> nn.Module:
+    return Wide(layers, width)
 
 
 def narrow() -> nn.Module:
-    return Wide(LAYERS, 8)
+    return wide(width=8)

@@ -91,10 +91,9 @@ class Ending(StrEnum):
 class Answer:
     """What a worker returns for a job.
 
-    `result` is that of a cell. For shared stages that failed there are `exit_code`, `problem`, `remedy`, and
-    the state of every cell that needs them. `missing`
-    are digests of files that the worker needs first. `files` are those that the client has to fetch from `worker`,
-    empty if both see one disk.
+    `result` is that of a cell. For shared stages that failed there are `exit_code`, `problem`, `remedy`, and the state
+    of every cell that needs them. `missing` are digests of files that the worker needs first. `files` are those that
+    the client has to fetch from `worker`, empty if both see one disk.
     """
 
     ending: Ending

@@ -83,7 +83,7 @@ def _run(job: Job, place: Place) -> CellResult:
         except ChildDied as error:
             raise ChildGone(str(error)) from error
         except (StageFailed, OSError, serde.Malformed) as error:
-            failure = exception_text.as_error(error) if isinstance(error, Exception) else error
+            failure = exception_text.as_error(error)
             done = CellResult(
                 job.cell or Cell(job.folder, job.model),
                 CellState.LOST,

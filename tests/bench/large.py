@@ -23,34 +23,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import wide
 from tests.bench import memory_sampler, stage_memory
 from tests.transfer import servers
 
 ROOT = Path(__file__).parents[2]
 INTERVAL = 0.2  # seconds between samples
-
-MODEL = '''
-import torch
-from torch import Tensor, nn
-
-
-class Stack(nn.Module):
-    """Residual layers of one width: each adds a linear layer of its normalised input."""
-
-    def __init__(self, layers: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.head = nn.Linear(width, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = x + layer(torch.relu(x))
-        return self.head(x)
-
-
-def stack() -> nn.Module:
-    return Stack(LAYERS, WIDTH)
-'''
 
 
 @dataclass(frozen=True)
@@ -98,17 +76,16 @@ def memory(process: int) -> tuple[float, float]:
 
 def steps(folder: Path, arguments: argparse.Namespace) -> tuple[list[Step], dict[str, stage_memory.Peak]]:
     """Runs the whole way, from the model to the verified bundle, with the memory of each stage of the export."""
-    model = MODEL.replace("LAYERS", str(arguments.layers)).replace("WIDTH", str(arguments.width))
-    (folder / "stack.py").write_text(model)
+    model = [f"{wide.__file__}:wide", "--arg", f"layers={arguments.layers}", "--arg", f"width={arguments.width}"]
     deploytool = [sys.executable, "-m", "tests.bench.stage_memory", str(arguments.limit)]
-    export = ["export", "stack.py:stack", "--input", f"x={arguments.width}", "--quick", "--pack", "--out", "run"]
+    export = ["export", *model, "--input", f"x={arguments.width}", "--quick", "--pack", "--out", "run"]
     done = [measure("export", [*deploytool, *export, *arguments.options.split()], folder)]
     report(folder / "run")
     stages = {
         name: stage_memory.Peak(**peak) for name, peak in json.loads((folder / stage_memory.FILE).read_text()).items()
     }
     with servers.registry(folder) as running:
-        address = f"oci://127.0.0.1:{running.port}/stack:1"
+        address = f"oci://127.0.0.1:{running.port}/wide:1"
         done.append(measure("push", [*deploytool, "push", "run/pack/bundle", address, "--plain-http"], folder))
         shutil.rmtree(folder / "run")
         done.append(measure("pull", [*deploytool, "pull", address, "--out", "bundle", "--plain-http"], folder))

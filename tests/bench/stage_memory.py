@@ -70,13 +70,12 @@ def recorded() -> Iterator[dict[str, Peak]]:
 def main() -> None:
     """Runs the command and writes the record."""
     weights.MAX_INLINE_BYTES = int(sys.argv.pop(1)) or weights.MAX_INLINE_BYTES
-    from deploytool.__main__ import main as run
+    from deploytool.cli import app
 
-    try:
-        with recorded() as peaks:
-            run()
-    finally:
-        Path(FILE).write_text(json.dumps({stage: asdict(peak) for stage, peak in peaks.items()}), encoding="utf-8")
+    with recorded() as peaks:
+        code = app.run()  # main() of deploytool would end the process at once
+    Path(FILE).write_text(json.dumps({stage: asdict(peak) for stage, peak in peaks.items()}), encoding="utf-8")
+    sys.exit(code)
 
 
 if __name__ == "__main__":
