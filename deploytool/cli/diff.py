@@ -75,9 +75,8 @@ def _show(a: Side, b: Side, difference: Difference, results: list[BudgetResult])
     console = cli_console.stdout_console()
     cli_console.say(console, f"A: {a.kind} {a.path}, {a.model}")
     cli_console.say(console, f"B: {b.kind} {b.path}, {b.model}")
-    facts = [fact for fact in difference.facts if not sweep_side.cell(fact.name)]
-    if facts:
-        rows = [(fact.name, diff_rows.fact(fact.a), diff_rows.fact(fact.b)) for fact in facts]
+    if difference.facts:
+        rows = [(fact.name, diff_rows.fact(fact.a), diff_rows.fact(fact.b)) for fact in difference.facts]
         cli_console.table(console, "Changed facts", ("", "A", "B"), rows)
     if a.kind == sweep_side.SWEEP:
         diff_sweeps.show(console, difference)
@@ -118,12 +117,7 @@ def _count(difference: Difference) -> str:
     """The number of facts and figures that differ, of cells in another state, and of figures that one side lacks."""
     if difference.empty:
         return "the same"
-    from deploytool.diff import sweep_side
-
-    cells = sum(bool(sweep_side.cell(fact.name)) for fact in difference.facts)
     one_sided = sum(change.a is None or change.b is None for change in difference.figures)
     more = f", {one_sided} more figures are on one side only" if one_sided else ""
-    states = f"{cells} cells, " if cells else ""
-    return (
-        f"{states}{len(difference.facts) - cells} facts and {len(difference.figures) - one_sided} figures differ{more}"
-    )
+    cells = f"{len(difference.states)} cells, " if difference.states else ""
+    return f"{cells}{len(difference.facts)} facts and {len(difference.figures) - one_sided} figures differ{more}"

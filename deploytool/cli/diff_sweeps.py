@@ -21,16 +21,13 @@ _ALL = "--json has all"
 
 def show(console: Console, difference: Difference) -> None:
     """Prints the cells that only one side has, those in another state, and the figures that changed, worst first."""
-    from deploytool.diff import sweep_side
-
-    cells = [(sweep_side.cell(fact.name), fact.a, fact.b) for fact in difference.facts if sweep_side.cell(fact.name)]
     for side, names in (
-        ("A", [name for name, _, b in cells if b is None]),
-        ("B", [name for name, a, _ in cells if a is None]),
+        ("A", [cell.name for cell in difference.states if cell.b is None]),
+        ("B", [cell.name for cell in difference.states if cell.a is None]),
     ):
         if names:
             cli_console.say(console, f"Only in {side}, {len(names)} cells: {_listed(names)}")
-    changed = [(name, a, b) for name, a, b in cells if a is not None and b is not None]
+    changed = [(cell.name, cell.a, cell.b) for cell in difference.states if cell.a is not None and cell.b is not None]
     if changed:
         cli_console.table(console, "Cells in another state", ("cell", "A", "B"), changed[:_ROWS])
         _rest(console, len(changed) - _ROWS, "cells")

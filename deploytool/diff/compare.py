@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from deploytool.diff.quantities import QUANTITIES
@@ -25,7 +25,8 @@ class Side:
     """One of the two compared things: a run, a bundle, a device result or a sweep.
 
     `facts` are texts by name, `figures` are measured values by quantity and subject, and `machine` is where speeds were
-    measured (empty if none were). `machines` has those subjects that were measured elsewhere.
+    measured (empty if none were). `machines` has those subjects that were measured elsewhere. `states` has the
+    states of a sweep's cells by name.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Side:
     facts: Mapping[str, str]
     figures: Mapping[str, Values]
     machines: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def machine_of(self, subject: str) -> str:
         """Where the speeds of a subject were measured."""
@@ -43,7 +45,7 @@ class Side:
 
 @dataclass(frozen=True)
 class FactChange:
-    """A fact that differs between the sides; None if a side does not have it."""
+    """A fact, or the state of a cell, that differs between the sides; None if a side does not have it."""
 
     name: str
     a: str | None
@@ -69,23 +71,31 @@ class FigureChange:
 
 @dataclass(frozen=True)
 class Difference:
-    """All facts and figures that differ."""
+    """All facts, figures and states of cells that differ."""
 
     facts: tuple[FactChange, ...]
     figures: tuple[FigureChange, ...]
+    states: tuple[FactChange, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether both sides are equal."""
-        return not self.facts and not self.figures
+        return not (self.facts or self.figures or self.states)
 
 
 def compare(a: Side, b: Side) -> Difference:
     """The differences from `a` to `b`; for sides of different kinds, only the facts that both of them have count."""
     names = [name for name in {**a.facts, **b.facts} if a.kind == b.kind or (name in a.facts and name in b.facts)]
-    facts = tuple(FactChange(name, a.facts.get(name), b.facts.get(name)) for name in names)
-    changed = tuple(fact for fact in facts if fact.a != fact.b)
-    return Difference(changed, tuple(change for change in figure_changes(a, b) if change.a != change.b))
+    return Difference(
+        facts=_changes(names, a.facts, b.facts),
+        figures=tuple(change for change in figure_changes(a, b) if change.a != change.b),
+        states=_changes({**a.states, **b.states}, a.states, b.states),
+    )
+
+
+def _changes(names: Iterable[str], before: Mapping[str, str], after: Mapping[str, str]) -> tuple[FactChange, ...]:
+    changes = (FactChange(name, before.get(name), after.get(name)) for name in names)
+    return tuple(change for change in changes if change.a != change.b)
 
 
 def figure_changes(a: Side, b: Side) -> Iterator[FigureChange]:

@@ -12,7 +12,6 @@ from deploytool.results import sweep_figures
 from deploytool.results.sweep import CellResult, CellState, Machine
 
 SWEEP = "sweep"
-_CELL = "cell "  # the beginning of the facts that are the states of cells
 
 
 def read(folder: Path) -> Side:
@@ -23,16 +22,11 @@ def read(folder: Path) -> Side:
     facts = {
         **{f"version of {name}": version for name, version in sweep.versions.items()},
         **{f"option {name}": str(value) for name, value in sweep.options.items()},
-        **{f"{_CELL}{result.cell.name}": _state(result) for result in sweep.cells},
     }
     figures = sorted_by_quantity(figure for result in ended for figure in _figures(result))
     names = sorted(set(machines.values()))
-    return Side(SWEEP, str(folder), f"{len(sweep.cells)} cells", "; ".join(names), facts, figures, machines)
-
-
-def cell(fact: str) -> str:
-    """The cell whose state a fact is; empty for any other fact."""
-    return fact.removeprefix(_CELL) if fact.startswith(_CELL) else ""
+    states = {result.cell.name: _state(result) for result in sweep.cells}
+    return Side(SWEEP, str(folder), f"{len(sweep.cells)} cells", "; ".join(names), facts, figures, machines, states)
 
 
 def _hardware(machine: Machine) -> str:

@@ -155,20 +155,20 @@ def _map(
     """The map of some cells; those beyond the `kept` columns and models go to one last column or row."""
     columns, models = ({name: index for index, name in enumerate(names)} for names in kept)
     squares: dict[tuple[int, int], list[CellResult]] = {}
-    notes: dict[int, str] = {}
+    fixed_words: dict[int, str] = {}
     for result in results:
         row = models.get(result.cell.model, len(models))
         place = (row, columns.get(DIMENSIONS[axes.columns](result.cell), len(columns)))
         squares.setdefault(place, []).append(result)
         if row < len(models):
-            notes[row] = " · ".join(DIMENSIONS[name](result.cell) for name in axes.fixed)
+            fixed_words[row] = " · ".join(DIMENSIONS[name](result.cell) for name in axes.fixed)
     filled = sorted({column for _, column in squares})
     names = [[*columns, "all others"][column] for column in filled]
     labels = [*models, *(["all other models"] if any(row == len(models) for row, _ in squares) else [])]
     rows = [
-        Row(label, notes.get(row, ""), tuple(_square(squares.get((row, at), ()), home) for at in filled))
+        Row(label, fixed_words.get(row, ""), tuple(_square(squares.get((row, at), ()), home) for at in filled))
         for row, label in enumerate(labels)
-        if row in notes or row == len(models)
+        if row in fixed_words or row == len(models)
     ]
     passed = sum(result.state is CellState.PASSED for result in results)
     return HeatMap(title, f"{passed:,} of {len(results):,} passed", tuple(names), tuple(rows), is_open)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from deploytool.report import compare_runs, pareto
 from deploytool.report.rows import Point
@@ -16,7 +17,14 @@ _POINTS = 150  # of a plot: with more, some of those that are not on the front a
 _PLOTS = 6  # of a page
 _SMALLEST_ERROR = 1e-9  # replaces zero on a logarithmic axis
 _MEGABYTE = 1e6
-_SIZE, _ERROR, _ACCURACY = "size, MB", "largest error", "accuracy"
+
+
+class Vertical(StrEnum):
+    """What latency is plotted against: the label of the vertical axis."""
+
+    SIZE = "size, MB"
+    ERROR = "largest error"
+    ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Front:
     """
 
     where: str
-    vertical: str
+    vertical: Vertical
     plot: Plot
     points: tuple[Point, ...]
     left_out: int
@@ -50,8 +58,8 @@ def fronts(sweep: Sweep) -> tuple[tuple[Front, ...], int]:
     for (machine, batch), results in sorted(by_place.items(), key=lambda item: -len(item[1])):
         where = f"On {machine}, {batch}"
         has_labels = any(sweep_figures.accuracy(result) is not None for result in results)
-        closeness = (_ACCURACY, _accuracy, False) if has_labels else (_ERROR, _error, True)
-        for vertical, measure, small in ((_SIZE, _megabytes, True), closeness):
+        closeness = (Vertical.ACCURACY, _accuracy, False) if has_labels else (Vertical.ERROR, _error, True)
+        for vertical, measure, small in ((Vertical.SIZE, _megabytes, True), closeness):
             if points := _points(results, measure):
                 wanted.append((where, vertical, compare_runs.mark_front(points, lower=small), small))
     drawn = tuple(
@@ -61,10 +69,10 @@ def fronts(sweep: Sweep) -> tuple[tuple[Front, ...], int]:
     return drawn, len(wanted[_PLOTS:])
 
 
-def _front(number: int, where: str, vertical: str, points: Sequence[Point], *, small: bool) -> Front:
+def _front(number: int, where: str, vertical: Vertical, points: Sequence[Point], *, small: bool) -> Front:
     shown = _thinned(points)
-    better = "smaller" if vertical == _SIZE else "more accurate"
-    title = "Latency and size" if vertical == _SIZE else f"Latency and {vertical}"
+    better = "smaller" if vertical is Vertical.SIZE else "more accurate"
+    title = "Latency and size" if vertical is Vertical.SIZE else f"Latency and {vertical}"
     signs = pareto.model_signs([point.model for point in shown])
     signs = signs if len(signs) <= pareto.SIGNS else []
     caption = pareto.caption(better)
@@ -118,6 +126,6 @@ def _accuracy(result: CellResult) -> float | None:
 
 def shown_value(front: Front, point: Point) -> str:
     """The vertical position of a point as text."""
-    if front.vertical == _ACCURACY:
+    if front.vertical is Vertical.ACCURACY:
         return f"{100 * point.value:.1f} %"
-    return f"{point.value:.1e}" if front.vertical == _ERROR else f"{point.value:.2f}"
+    return f"{point.value:.1e}" if front.vertical is Vertical.ERROR else f"{point.value:.2f}"

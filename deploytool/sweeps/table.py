@@ -154,7 +154,7 @@ def _rule(text: str) -> Mapping[str, str]:
         axis, equals, pattern = part.strip().partition("=")
         if not equals:
             raise BadInput(f"exclude {text!r} is not a list of WORD=PATTERN", "write 'model=mobile*,target=orin'")
-        rule[_word("axis", axis, _AXES)] = pattern
+        rule[_word("word", axis, _AXES)] = pattern
     return rule
 
 

@@ -53,7 +53,7 @@ def test_a_sweep_has_the_figures_of_its_cells(sweep: Sweep, tmp_path: Path) -> N
         close.tolerances,
     )
     assert set(side.figures["passed"]) == {each.cell.name for each in sweep.cells}
-    assert side.facts[f"cell {SLOW}"] == "passed"
+    assert side.states[SLOW] == "passed"
 
 
 def test_equal_sweeps_do_not_differ(sweep: Sweep, tmp_path: Path) -> None:
@@ -63,17 +63,15 @@ def test_equal_sweeps_do_not_differ(sweep: Sweep, tmp_path: Path) -> None:
         assert judged(text, a, b).outcome is Outcome.WITHIN
 
 
-def test_cells_that_are_new_lost_or_in_another_state_are_facts(sweep: Sweep, tmp_path: Path) -> None:
+def test_cells_that_are_new_lost_or_in_another_state_are_listed(sweep: Sweep, tmp_path: Path) -> None:
     broken = sweeps.ended(named(sweep, SLOW).cell, CellState.FAILED, "wrong", "", 3)
     a = read(changed(sweep, mixnet_s_fp16_auto_orin=None), tmp_path / "a")
     b = read(changed(sweep, shufflenet_g3_fp16_auto_a100=broken, mixnet_s_fp16_auto_gb10=None), tmp_path / "b")
-    assert set(compare(a, b).facts) == {
-        FactChange(f"cell {SLOW}", "passed", "failed (FAIL)"),
-        FactChange("cell mixnet_s-fp16-auto-orin", None, "passed"),
-        FactChange("cell mixnet_s-fp16-auto-gb10", "passed", None),
+    assert set(compare(a, b).states) == {
+        FactChange(SLOW, "passed", "failed (FAIL)"),
+        FactChange("mixnet_s-fp16-auto-orin", None, "passed"),
+        FactChange("mixnet_s-fp16-auto-gb10", "passed", None),
     }
-    assert sweep_side.cell(f"cell {SLOW}") == SLOW
-    assert not sweep_side.cell("version of torch")
 
 
 def test_a_budget_holds_for_each_cell_and_names_it(sweep: Sweep, tmp_path: Path) -> None:

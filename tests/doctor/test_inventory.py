@@ -17,6 +17,9 @@ def distribution(folder: Path, name: str, version: str, *files: str) -> None:
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (metadata / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    for file in files:  # some implementations of importlib.metadata leave out files that are missing
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).touch()
 
 
 def test_packages_are_found_by_normalised_name(tmp_path: Path) -> None:

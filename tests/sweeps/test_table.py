@@ -75,7 +75,7 @@ def test_shared_options_are_the_defaults_of_words() -> None:
         ({"exporters": ("dynamos",)}, "there is no exporter 'dynamos'", "did you mean dynamo"),
         ({"precisions": ("int9",)}, "there is no precision 'int9'", "choose from fp32, fp16"),
         ({"batches": ("1:2",)}, "there is no batch '1:2'", "1:8:32"),
-        ({"exclude": ("modell=x",)}, "there is no axis 'modell'", "did you mean model"),
+        ({"exclude": ("modell=x",)}, "there is no word 'modell'", "did you mean model"),
         ({"exclude": ("orin",)}, "exclude 'orin'", "target=orin"),
         ({"exclude": ("model=*",)}, "the sweep is empty", "exclude"),
         ({"models": ()}, "names no model", "models ="),
