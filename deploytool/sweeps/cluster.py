@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask import config as dask_config
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.security import Security
 
-from deploytool.errors import BadInput, DeployError, MissingBackend, Unreachable
+from deploytool.errors import BadInput, DeployError, Unreachable
 from deploytool.host import exception_text
+from deploytool.sweeps import slurm
 from deploytool.sweeps.cluster_options import ClusterOptions
 
 _RETRIES = 2  # of a job whose process was killed, beside those of jobs whose worker was
 _CONNECT_S = 15
 _LOOPBACK = "127.0.0.1:0"
+_START_WORKERS = "start some: dask worker ADDRESS --nthreads 1, with deploytool[cpu,sweep]"
 _MAX_CAUSES = 8  # exceptions that are looked at, of one that another caused
 _TLS_OPTIONS = "--tls-ca, --tls-cert and --tls-key"
 _AGAIN = "run the same command again: it continues from the finished cells"
@@ -53,10 +54,22 @@ class Done:
 
 
 class Cluster:
-    """A connected cluster. Its methods raise Unreachable if the scheduler is gone."""
+    """A connected cluster. Its methods raise Unreachable if the scheduler is gone.
 
-    def __init__(self, client: Client, *, is_embedded: bool, name: str) -> None:
+    `awaits_workers` says whether workers may still come by themselves, and `no_worker_remedy` what to do if none does.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        is_embedded: bool,
+        name: str,
+        awaits_workers: Callable[[], bool] = lambda: False,
+        no_worker_remedy: str = _START_WORKERS,
+    ) -> None:
         self._client, self.is_embedded, self._name = client, is_embedded, name
+        self.awaits_workers, self.no_worker_remedy = awaits_workers, no_worker_remedy
         self._futures: dict[str, Future[str]] = {}
 
     @property
@@ -117,18 +130,31 @@ class Cluster:
 
 
 @contextmanager
-def connected(options: ClusterOptions, workers: int) -> Iterator[Cluster]:
-    """A cluster with its workers, as many as stated where it is started here; it is closed afterwards."""
+def connected(options: ClusterOptions, workers: int, out: Path) -> Iterator[Cluster]:
+    """A cluster for the sweep in `out`, with as many workers as stated where it starts them; it is closed afterwards.
+
+    Jobs of Slurm become workers when Slurm has room for them.
+    """
     with ExitStack() as stack:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails is said in one line, by errors
+        for name in ("distributed", "tornado.application"):  # what fails is said in one line, by errors
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if options.scheduler:
             security = _security(options)
             client = stack.enter_context(_client(options.scheduler, security, options.scheduler))
             yield Cluster(client, is_embedded=False, name=options.scheduler)
-            return
-        started = stack.enter_context(_slurm(options, workers) if options.slurm else _local(workers))
-        client = stack.enter_context(_client(started, None, "the cluster"))
-        yield Cluster(client, is_embedded=not options.slurm, name="the cluster")
+        elif options.slurm:
+            jobs = stack.enter_context(slurm.started(options.slurm, workers, out))
+            client = stack.enter_context(_client(jobs, None, "the cluster"))
+            yield Cluster(
+                client,
+                is_embedded=False,
+                name="the cluster",
+                awaits_workers=lambda: slurm.has_jobs(jobs),
+                no_worker_remedy=slurm.no_worker_remedy(out),
+            )
+        else:
+            client = stack.enter_context(_client(stack.enter_context(_local(workers)), None, "the cluster"))
+            yield Cluster(client, is_embedded=True, name="the cluster")
 
 
 def _local(workers: int) -> LocalCluster:
@@ -206,27 +232,3 @@ def _security(options: ClusterOptions) -> Security | None:
         problem = f"the certificates cannot be used: {exception_text.one_line(error)}"
         raise BadInput(problem, "give PEM files, the key without a password") from error
     return security
-
-
-@contextmanager
-def _slurm(options: ClusterOptions, workers: int) -> Iterator[Any]:
-    """Jobs of Slurm, as a file for dask-jobqueue describes them; they are cancelled afterwards."""
-    path = options.slurm or Path()
-    try:
-        from dask_jobqueue.slurm import SLURMCluster
-    except ImportError as error:
-        raise MissingBackend("dask-jobqueue is not installed", "pip install 'deploytool[sweep]'") from error
-    try:
-        settings = next(iter(dask_config.collect_yaml([str(path)])))["jobqueue"]["slurm"]
-    except (OSError, ValueError, StopIteration, KeyError, TypeError) as error:
-        problem = f"{path} is not a configuration of dask-jobqueue: {exception_text.describe(error)}"
-        raise BadInput(problem, "write YAML with jobqueue: slurm: queue, cores, memory, …") from error
-    with dask_config.set({"jobqueue.slurm": {**dask_config.get("jobqueue.slurm", {}), **settings}}):
-        try:
-            with SLURMCluster(processes=1) as cluster:
-                cluster.scale(jobs=workers)
-                yield cluster
-        except (ValueError, TypeError, RuntimeError, OSError) as error:
-            raise BadInput(
-                f"{path}: {exception_text.describe(error)}", "correct it, and check that sbatch works"
-            ) from error

@@ -12,7 +12,8 @@ class ClusterOptions:
 
     `scheduler` is the address of a Dask scheduler, and `slurm` a file with the settings of dask-jobqueue; at most one
     of them is given. `workers` are the cells at a time, or the jobs of Slurm. The files for TLS are those of Dask: its
-    own configuration is used without them. `wait_s` is the time to wait for the first worker.
+    own configuration is used without them. `wait_s` is the time to wait for a worker; while a job of Slurm waits for
+    its turn, there is no limit.
     """
 
     scheduler: str = ""

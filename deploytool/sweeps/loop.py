@@ -111,8 +111,10 @@ class Loop:
         if workers:
             self._last_worker = time.monotonic()
         elif time.monotonic() - self._last_worker > self._wait_s:
-            problem = f"the scheduler has had no worker for {self._wait_s:g} s"
-            raise Unreachable(problem, "start some: dask worker ADDRESS --nthreads 1, with deploytool[cpu,sweep]")
+            if not self._cluster.awaits_workers():
+                problem = f"the scheduler has had no worker for {self._wait_s:g} s"
+                raise Unreachable(problem, self._cluster.no_worker_remedy)
+            self._last_worker = time.monotonic()
         is_timed = any(self._works[key].job.timed for key in self._running)
         busy = set(self._running.values())
         idle = [info for info in workers if info not in busy][: max(0, len(workers) - len(busy))]

@@ -94,7 +94,7 @@ class _Sweep:
         works = {work.key: work for work in self._works(shares)}
         workers = self._request.cluster.workers or default_workers(self.left, self._request.options)
         self.write()
-        with cluster.connected(self._request.cluster, workers) as connected:
+        with cluster.connected(self._request.cluster, workers, self._out) as connected:
             loop.check_versions(connected)
             self._workers = len(connected.workers())
             kinds = [loop.kind(cell) for cell in self.left]
