@@ -77,6 +77,7 @@ HEAVY_MODULES = {  # modules that import a heavy library, and which
     "deploytool.api": "PIL, through the report",
     "deploytool.sweeps.child": "PIL, through api",
     "deploytool.sweeps.cluster": "distributed",
+    "deploytool.sweeps.slurm": "distributed, dask_jobqueue",
     "deploytool.sweeps.function": "PIL, through api",
     "deploytool.sweeps.loop": "distributed, through cluster",
     "deploytool.sweeps.worker": "distributed",
