@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -71,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
     slow = {item.path for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: (item.path.name != "test_blocks.py", item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """Takes what was collected out of garbage collection, which would otherwise look through all of it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def artifacts(run: Path) -> StageInputs:

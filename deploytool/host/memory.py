@@ -13,7 +13,8 @@ from pathlib import Path
 
 REMEDY = "stop other programs, or use a machine with more memory"
 
-WORTHWHILE = 1_000_000_000  # resident bytes from which unused memory is released between steps
+WORTHWHILE = 500_000_000  # resident bytes more than after the last release, from which the next one pays
+_kept = [0]  # the resident bytes after the last release
 _UNLIMITED = 1 << 60  # cgroups v1 report such a number without a limit
 
 
@@ -28,14 +29,15 @@ def resident_bytes() -> int:
 def release_unused() -> None:
     """Frees what only reference cycles hold, and returns freed memory to the system: glibc keeps blocks of up to 32 MB.
 
-    Does nothing in a small process, where a tenth of a second is worth more.
+    Does nothing if the process has hardly grown since the last time: looking through a large heap takes seconds.
     """
-    if resident_bytes() < WORTHWHILE:
+    if resident_bytes() - _kept[0] < WORTHWHILE:
         return
     gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library has no such function
             ctypes.CDLL(None).malloc_trim(0)
+    _kept[0] = resident_bytes()
 
 
 def private_bytes() -> int | None:

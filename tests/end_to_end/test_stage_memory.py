@@ -31,7 +31,7 @@ from deploytool.spec import Job, Model, Options, Stage, Tensor
 from tests import wide
 from tests.bench import memory_sampler, stage_memory
 
-weights.MAX_INLINE_BYTES, memory.WORTHWHILE = 1 << 16, 0
+weights.MAX_INLINE_BYTES, memory.WORTHWHILE = 1 << 16, -1 << 60
 OPTIONS = Options(images=4, seconds=0.1, rewrite="original")
 RECIPE = [stage for stage in PIPELINE if stage is not Stage.BUILD]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import resource
 import subprocess
 import sys
@@ -20,6 +21,16 @@ def test_the_available_memory_is_measured() -> None:
     free = memory.available_bytes()
     assert free is None or free > 0
     assert memory.resident_bytes() > 1 << 20
+
+
+def test_a_heap_is_looked_through_only_after_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, collected = [700_000_000], []
+    monkeypatch.setattr(memory, "resident_bytes", lambda: resident[0])
+    monkeypatch.setattr(memory, "_kept", [0])
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(resident[0]))
+    for resident[0] in (400_000_000, 700_000_000, 1_100_000_000, 1_200_000_000, 1_300_000_000):
+        memory.release_unused()
+    assert collected == [700_000_000, 1_200_000_000]
 
 
 def test_a_limit_on_the_address_space_counts() -> None:
