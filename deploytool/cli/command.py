@@ -18,7 +18,7 @@ from deploytool.cli import console
 from deploytool.cli.console import OutputMode
 from deploytool.cli.listing import SHARED
 from deploytool.errors import BadInput, DeployError
-from deploytool.host import terminal
+from deploytool.host import machine, terminal
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,18 @@ _SHARED: Mapping[str, tuple[Any, Any]] = {
 }
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(console.stdout_console(), f"deploytool {machine.version('deploytool') or '(not installed)'}")
+        raise typer.Exit
+
+
 def before(
     context: typer.Context,
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help=_CONFIG_HELP, rich_help_panel=SHARED)
     ] = None,

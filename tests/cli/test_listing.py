@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ sys.stdout.close()
 sys.stdout = stdout
 """
     assert not HEAVY & modules_of(program)
+
+
+def test_the_version_is_that_of_the_package(deploytool: Command) -> None:
+    done = deploytool("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"deploytool {metadata.version('deploytool')}\n"
 
 
 def test_help_lists_the_exit_codes(deploytool: Command) -> None:
