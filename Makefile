@@ -75,6 +75,7 @@ reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.service $(SERVICE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.litter
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.sweeps kills
 
 fuzz: .venv/ready # FUZZ passes options, such as FUZZ='--graphs 100 --seed 3 --state DIR' (DIR: results, for resuming)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(FUZZ)
