@@ -177,10 +177,14 @@ def many(count: int) -> bool:
 
 
 def digests(models: int, workers: int, every: int) -> bool:
-    """The files of every cell of a real sweep against those of single exports, of every cell or of a part of them."""
+    """The files of the cells of a real sweep against those of single exports, of every cell or of a part of them.
+
+    The models are taken evenly from the catalog, so that every family is among them.
+    """
     from deploytool.loading import catalog
 
-    names = [model.name for model in catalog.models()][:models]
+    known = [model.name for model in catalog.models()]
+    names = known[:: max(1, len(known) // models)][:models]
     targets = ("rtx30", "rtx40", "rtx50", "a100", "gb10")
     exporters = ("torchscript", "dynamo")
     with tempfile.TemporaryDirectory() as name:
