@@ -66,6 +66,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         kept |= name_scopes.matching_nodes(requested, names, modules)
     half = conversion.keeping(kept)
     counts = _count(half, kept, by_name=bool(requested) and requested != (AUTO,))
+    del conversion  # it has a copy of the FP16 weights
     storage.save(half, out)
     optimised = job.options.runner != "onnxruntime" or _optimised(out)
     short_names = name_scopes.shortest_names(kept, names, modules)

@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 
 MAX_INLINE_BYTES = side_files.MAX_INLINE_BYTES  # of a graph without a side file
 SMALLEST = 1024  # bytes: smaller weights stay in the graph, where shape inference can read them
+_COPIES = 8  # of a graph, more than onnx makes: those of a graph far below 2 GB would add up to more than that
 VALUE_FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 _BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # packed types, by name
 
@@ -82,14 +83,14 @@ def is_big(weight: TensorProto) -> bool:
     return external or (weight.data_type in side_files.ELEMENT_TYPES and tensor_bytes(weight) >= SMALLEST)
 
 
-def bare(graph: ModelProto) -> ModelProto:
+def bare(graph: ModelProto, growth: int = 1) -> ModelProto:
     """The graph for shape inference: the same object, or a copy that names its large weights without their values."""
-    return _without_data(graph, _nowhere) if is_large(graph) else graph
+    return _without_data(graph, _nowhere) if is_large(graph, growth) else graph
 
 
 def infer_shapes(graph: ModelProto, *, strict: bool = False) -> ModelProto:
     """The graph with the types and shapes of its tensors; a large one comes without the values of its weights."""
-    return onnx.shape_inference.infer_shapes(bare(graph), strict_mode=strict)
+    return onnx.shape_inference.infer_shapes(bare(graph, _COPIES), strict_mode=strict)
 
 
 def check(graph: ModelProto, *, full: bool = True) -> None:
@@ -97,7 +98,7 @@ def check(graph: ModelProto, *, full: bool = True) -> None:
 
     With `full`, types and shapes are inferred too.
     """
-    if is_large(graph):
+    if is_large(graph, growth=_COPIES):
         large = [weight for weight in graph.graph.initializer if is_big(weight)]
         graph = _without_data(graph, lambda weight: None, frozenset(weight.name for weight in large))
         graph.graph.input.extend(
