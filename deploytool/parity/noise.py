@@ -222,7 +222,10 @@ def _run_rounded(module: nn.Module, model: Model, inputs: TorchInputs, rounding:
     buffers = [buffer for name, buffer in module.named_buffers() if not name.endswith(_STATISTICS)]
     originals = [(tensor, tensor.clone()) for tensor in (*module.parameters(), *module.buffers())]
     for tensor in (*module.parameters(), *buffers):
-        tensor.copy_(_apply(rounding, tensor))
+        if _is_literal(tensor):
+            _mark([tensor], positional=True)
+        else:
+            tensor.copy_(_apply(rounding, tensor))
     try:
         with _RoundingMode(rounding):
             return _answers(module, model, {name: _apply(rounding, tensor) for name, tensor in inputs.items()})
@@ -286,6 +289,14 @@ class _RoundingMode(_ElementaryMode):
         if rounded is result or not any(_share_memory(result, value) for value in (*args, *named.values())):
             return rounded
         return result.copy_(rounded) if _writes(name, named) else result  # later calls may write through either name
+
+
+def _is_literal(weight: torch.Tensor) -> bool:
+    """Whether a weight is a number that the code of a model would contain, such as the 1 of 1 - mask in a given graph.
+
+    A trained number has more digits. Every artifact has a literal as it is; rounded, the mask of no key would be 0.
+    """
+    return weight.numel() == 1 and weight.dtype == torch.float32 and bool((weight == weight.half().float()).all())
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

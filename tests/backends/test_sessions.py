@@ -115,6 +115,22 @@ def test_an_invalid_file_is_an_error_with_its_name(tmp_path: Path) -> None:
         pass
 
 
+def test_products_of_int8_do_not_saturate() -> None:
+    graph = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 18]>
+        g (float[N,8] x) => (float[N,4] y)
+        <float one = {1}, int8 zero = {0}, int8[8,4] table> {
+          q = QuantizeLinear(x, one, zero)
+          d = DequantizeLinear(q, one, zero)
+          w = DequantizeLinear(table, one, zero)
+          y = MatMul(d, w)
+        }""")
+    del graph.graph.value_info[:]
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.full((8, 4), 127, np.int8), "table"))
+    with onnxruntime.start(graph.SerializeToString()) as session:
+        answers = session(x=np.full((2, 8), 127, np.float32))
+    np.testing.assert_array_equal(answers["y"], np.full((2, 4), 8 * 127 * 127, np.float32))
+
+
 def test_a_weights_file_holds_the_whole_model(finished: Path) -> None:
     path = finished / ARTIFACTS["eager"]
     assert weights_file.definition(path) == TINY

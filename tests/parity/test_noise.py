@@ -264,6 +264,32 @@ def test_rounding_moves_neither_positions_nor_masks_of_integers() -> None:
     assert 1e-4 < measurement.fp16.max_error < 1e-2
 
 
+class InvertedMask(nn.Module):
+    """Attention whose mask is inverted with a 1 that is a weight, as constants of a given graph are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.qkv = nn.Parameter(torch.tensor(1.0), requires_grad=False), nn.Linear(16, 48)
+
+    def forward(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        hidden = (self.one - present.float())[:, None] * torch.finfo(torch.float32).min
+        return (q @ k.transpose(1, 2) + hidden).softmax(-1) @ v  # type: ignore[no-any-return]  # a product of tensors
+
+
+def test_rounding_does_not_move_a_constant_that_inverts_a_mask() -> None:
+    inputs = (Tensor("tokens", ("batch", 8, 16)), Tensor("present", ("batch", 8), dtype="int64"))
+    model = Model("own", "own", inputs=inputs, outputs=(Tensor("attended", ("batch", 8, 16)),))
+    given: dict[str, npt.NDArray[Any]] = {
+        "tokens": np.random.default_rng(0).standard_normal((4, 8, 16)).astype(np.float32),
+        "present": (np.arange(8) < np.array([[8], [3], [5], [1]])).astype(np.int64),
+    }
+    measurement = noise_of(InvertedMask(), model, given)
+    assert 1e-8 < measurement.fp32.max_error < 1e-5
+    assert 1e-4 < measurement.fp16.max_error < 1e-2
+
+
 class MaskedRows(nn.Module):
     """Attention in which one query may see no key: all its scores are the mask."""
 

@@ -28,11 +28,17 @@ def adapt(model: ModelProto, definition: Model, outputs: Sequence[str]) -> None:
     front: list[NodeProto] = []
     for place, tensor in zip(definition.given.inputs, definition.inputs, strict=True):
         front += _adapt_input(graph, values[place.name], place, tensor, version)
+    _insert(graph, 0, front)
     back: list[NodeProto] = []
-    for place, name, value in zip(definition.given.outputs, outputs, list(graph.output), strict=True):
-        back += _adapt_output(graph, value, place, name, version)
-    if front or back:
-        nodes = [*front, *graph.node, *back]
+    for index, (place, name) in enumerate(zip(definition.given.outputs, outputs, strict=True)):
+        back += _adapt_output(graph, index, place, name, version)
+    _insert(graph, len(graph.node), back)
+
+
+def _insert(graph: GraphProto, index: int, added: Sequence[NodeProto]) -> None:
+    """Inserts nodes before the node at an index."""
+    if added:
+        nodes = [*graph.node[:index], *added, *graph.node[index:]]
         del graph.node[:]
         graph.node.extend(nodes)
 
@@ -55,6 +61,7 @@ def _drop_default_values(model: ModelProto) -> None:
         kept = [ValueInfoProto.FromString(value.SerializeToString()) for value in inputs]
         del model.graph.input[:]
         model.graph.input.extend(kept)
+    if model.graph.initializer:
         model.ir_version = max(model.ir_version, _MIN_IR)
 
 
@@ -77,23 +84,23 @@ def _adapt_input(
     return nodes
 
 
-def _adapt_output(
-    graph: GraphProto, value: ValueInfoProto, place: GivenTensor, name: str, version: int
-) -> list[NodeProto]:
-    """The nodes that make the output of the model from that of the file; none if they are the same."""
-    passed_through = value.name in {given.name for given in graph.input}
-    if place.batch_axis == 0 and place.name == name and not passed_through:
+def _adapt_output(graph: GraphProto, index: int, place: GivenTensor, name: str, version: int) -> list[NodeProto]:
+    """The nodes that make an output of the model from that of the file; none if they are the same."""
+    value = graph.output[index]
+    made = value.name  # the tensor that the output is, which an input or output before it may have renamed
+    is_used = made in {other.name for other in (*graph.input, *graph.output[:index])}
+    if place.batch_axis == 0 and made == name and not is_used:
         return []
     nodes: list[NodeProto] = []
-    if place.name != name:
+    if made != name:
         _release(graph, name)
-    if passed_through:
-        nodes = [helper.make_node("Identity", [value.name], [name], f"{name}_identity")]
+    if place.batch_axis == 0 and is_used:
+        nodes = [helper.make_node("Identity", [made], [name], f"{name}_identity")]
     elif place.batch_axis == 0:
-        rename(graph, place.name, name)
+        rename(graph, made, name)
     else:
-        inner = place.name
-        if place.name == name:
+        inner = made
+        if made == name:
             inner = _unused(graph, f"{name}_given")
             rename(graph, name, inner)
         rank = len(value.type.tensor_type.shape.dim)
@@ -130,18 +137,12 @@ def rename(graph: GraphProto, old: str, new: str) -> None:
                 if name == old:
                     names[index] = new
         for inner in structure.bodies(node):
-            for value in inner.output:
-                if value.name == old:
-                    value.name = new
-    for value in graph.output:
-        if value.name == old:
-            value.name = new
-    for weight in graph.initializer:
-        if weight.name == old:
-            weight.name = new
-    for value in graph.value_info:
-        if value.name == old:
-            value.name = new
+            for entry in (*inner.input, *inner.output, *inner.initializer, *inner.value_info):
+                if entry.name == old:
+                    entry.name = new
+    for entry in (*graph.output, *graph.initializer, *graph.value_info):
+        if entry.name == old:
+            entry.name = new
 
 
 def _release(graph: GraphProto, name: str) -> None:
@@ -152,8 +153,10 @@ def _release(graph: GraphProto, name: str) -> None:
 
 def _unused(graph: GraphProto, name: str) -> str:
     """The name, or one with a number that no tensor has."""
-    used = {entry for node in structure.nodes(graph, "the graph") for entry in (*node.input, *node.output)}
-    used |= {value.name for value in (*graph.input, *graph.output)} | {weight.name for weight in graph.initializer}
+    nodes = list(structure.nodes(graph, "the graph"))
+    used = {entry for node in nodes for entry in (*node.input, *node.output)}
+    for part in (graph, *(inner for node in nodes for inner in structure.bodies(node))):
+        used |= {entry.name for entry in (*part.input, *part.output, *part.initializer)}
     candidate, number = name, 2
     while candidate in used:
         candidate, number = f"{name}_{number}", number + 1

@@ -40,13 +40,15 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
     model = storage.load_structure(path)
     structure.check(model, str(path))
     found = [_input(value, str(path)) for value in structure.inputs(model.graph)]
+    for value in model.graph.output:
+        _check_kind(value, "output", str(path))
     declared_outputs = [dimensions(value) for value in model.graph.output]
     axes, batch = batch_axis.of_inputs([tensor.dimensions for tensor in found], declared_outputs)
     given = tuple(
         GivenTensor(tensor.name, axis, half=tensor.dtype == _HALF) for tensor, axis in zip(found, axes, strict=True)
     )
     bounds = token_bounds.find(model.graph)
-    names = unique_names([tensor.name for tensor in found])
+    names = _unique_names([tensor.name for tensor in found], others=[value.name for value in model.graph.output])
     inputs = tuple(
         _tensor(tensor, place, name, bounds.get(tensor.name))
         for tensor, place, name in zip(found, given, names, strict=True)
@@ -64,16 +66,21 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
 def output_names(model: Model) -> list[str]:
     """The names of all outputs of the file in the model."""
     assert model.given is not None
-    return unique_names([place.name for place in model.given.outputs], [tensor.name for tensor in model.inputs])
+    names = [place.name for place in model.given.outputs]
+    others = [place.name for place in model.given.inputs]
+    return _unique_names(names, others, [tensor.name for tensor in model.inputs])
 
 
-def unique_names(names: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
-    """The names with characters replaced that files and libraries may not support, each unique and not taken."""
+def _unique_names(names: Sequence[str], others: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """The names with characters replaced that files and libraries may not support, each unique and not taken.
+
+    A name that needs no change stays; no new name is one that another input or output of the file has (`others`).
+    """
     unique: list[str] = []
     for name in names:
         safe = preferred = _UNSAFE.sub("_", name) or "_"
         number = 2
-        while safe in unique or safe in taken:
+        while safe in unique or safe in taken or (safe != name and safe in (*names, *others)):
             safe, number = f"{preferred}_{number}", number + 1
         unique.append(safe)
     return unique
@@ -91,10 +98,9 @@ def dimensions(value: onnx.ValueInfoProto) -> Dimensions | None:
 
 def _input(value: onnx.ValueInfoProto, file: str) -> _Input:
     """An input of the file; raises BadInput for a type that cannot be the input of a model."""
+    _check_kind(value, "input", file)
     if not value.type.HasField("tensor_type"):
-        kind = value.type.WhichOneof("value")
-        what = f"is not a tensor but a {kind.removesuffix('_type')}" if kind else "has no type"
-        raise BadInput(f"{file}: the input {value.name} {what}", "export the model with tensors as its inputs")
+        raise BadInput(f"{file}: the input {value.name} has no type", "export the model with tensors as its inputs")
     element = value.type.tensor_type.elem_type
     dtype = dtype_name(element)
     if dtype not in DTYPES:
@@ -108,6 +114,14 @@ def _input(value: onnx.ValueInfoProto, file: str) -> _Input:
     if any(size.HasField("dim_value") and size.dim_value == 0 for size in value.type.tensor_type.shape.dim):
         raise BadInput(f"{file}: the input {value.name} is empty: a dimension is 0", "export the model without it")
     return _Input(value.name, known, dtype)
+
+
+def _check_kind(value: onnx.ValueInfoProto, what: str, file: str) -> None:
+    """Raises BadInput for an input or output that is a sequence, a map, an optional or a sparse tensor."""
+    kind = value.type.WhichOneof("value")
+    if kind not in (None, "tensor_type"):
+        problem = f"{file}: the {what} {value.name} is not a tensor but of the kind {kind.removesuffix('_type')}"
+        raise BadInput(problem, f"export the model with tensors as its {what}s")
 
 
 def dtype_name(element: int) -> str:

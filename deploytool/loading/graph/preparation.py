@@ -35,6 +35,10 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         raise StageFailed(problem, "export the graph without functions") from error
     del result.graph.initializer[:]
     result.graph.initializer.extend(model.graph.initializer)
+    used = {"", *(node.domain for graph in _graphs(result.graph) for node in graph.node)}
+    kept = [entry for entry in result.opset_import if entry.domain in used or entry.domain == "ai.onnx"]
+    del result.opset_import[:]
+    result.opset_import.extend(kept)
     return result
 
 

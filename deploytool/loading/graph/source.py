@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from deploytool.loading.graph import adapter, definition, interpreter, structure, widening
+from deploytool.loading.graph import adapter, definition, interpreter, preparation, structure, widening
 from deploytool.loading.graph.interpreter import GraphModule
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
@@ -15,11 +15,15 @@ from deploytool.spec import Model
 def graph(model: Model) -> onnx.ModelProto:
     """The graph in the file of `model` with the inputs and outputs of the model; big weights stay in its side files.
 
-    FP16 is replaced by FP32. Raises BadInput if the file has changed so that it is no valid graph any more.
+    FP16 is replaced by FP32, and functions by their nodes. Raises BadInput if the file has changed so that it is no
+    valid graph any more, and StageFailed if a function cannot be inlined.
     """
     path = Path(model.factory)
     loaded = storage.load(path)
     structure.check(loaded, str(path))
+    if loaded.functions:
+        loaded = preparation.inlined(loaded)  # the stages after this one read and convert plain graphs
+        structure.check(loaded, str(path))
     if model.given is not None and model.given.half:
         loaded = weights.inlined(loaded)
         widening.widen(loaded)

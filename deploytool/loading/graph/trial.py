@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deploytool import runtimes
 from deploytool.errors import BadInput, ChildDied, ChildFailed
-from deploytool.host import exception_text, scratch, workers
+from deploytool.host import exception_text, machine, scratch, workers
 from deploytool.host.process import run_limited
-from deploytool.loading.graph import layout, widening
+from deploytool.loading.graph import layout, structure, widening
 from deploytool.rewrites.graph import storage
 from deploytool.spec import Model
 
@@ -58,16 +59,23 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
     if document["failure"]:
         given = ", ".join(f"{name} {array.shape}" for name, array in batches[len(shapes)].items())
         problem = f"ONNX Runtime cannot run {model.factory} on {given}: {_reason(document['failure'])}"
-        raise BadInput(problem, "state the sizes that it takes: --size, --input; or give inputs: --inputs FILE.npz")
+        cases = len(next(iter(batches[0].values())))
+        batch = "for a graph that takes one case at a time, --batch 1; " if cases > 1 else ""
+        raise BadInput(problem, f"{batch}state the sizes that it takes: --size, --input; or give --inputs FILE.npz")
     return shapes
 
 
 def _refused(model: Model, line: str) -> BadInput:
     """The error for a file that ONNX Runtime cannot load."""
-    narrow = widening.is_bfloat16(storage.load_structure(Path(model.factory)))
+    graph = storage.load_structure(Path(model.factory))
+    narrow = widening.is_bfloat16(graph)
     what = f"{model.factory} computes in BF16, and ONNX Runtime cannot" if narrow else "ONNX Runtime cannot"
     problem = f"{what} load {'it' if narrow else model.factory}: {_reason(line)}"
-    return BadInput(problem, widening.FROM_BFLOAT16 if narrow else _ONLY_STANDARD)
+    installed = machine.version("onnxruntime") or machine.version("onnxruntime-gpu") or ""
+    opset = structure.opset(graph, model.factory)
+    too_new = runtimes.refusal(runtimes.ORT, installed, graph.ir_version, opset)
+    remedy = f"{too_new}: export the model for an older version, or install that release" if too_new else _ONLY_STANDARD
+    return BadInput(problem, widening.FROM_BFLOAT16 if narrow else remedy)
 
 
 def _reason(line: str) -> str:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
 from deploytool.cli import params
 from deploytool.errors import BadInput
+from deploytool.host import machine
 from deploytool.loading import catalog
 from deploytool.loading.graph import definition, trial
 from deploytool.spec import Fill, GivenTensor, Model, Tensor
@@ -175,3 +177,47 @@ def test_a_graph_that_fails_on_its_inputs_is_refused_with_their_shapes(tmp_path:
     with pytest.raises(BadInput, match=rf"cannot run .*net\.onnx on {tensor.name} \(2, {wider.shape[1]}\): ") as raised:
         trial.run(model, [{tensor.name: wider}])
     assert "--inputs FILE.npz" in raised.value.remedy
+
+
+def test_a_graph_that_takes_one_case_is_refused_with_the_option_for_it(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        one (float[N,2,4] x) => (float[N,8] y) {
+          shape = Constant<value_ints=[1,8]>()
+          y = Reshape(x, shape)
+        }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    model = definition.read(tmp_path / "net.onnx", "net", ())
+    with pytest.raises(BadInput, match="cannot run") as raised:
+        trial.run(model, [{"x": np.zeros((2, 2, 4), np.float32)}])
+    assert "--batch 1;" in raised.value.remedy
+
+
+def test_a_graph_that_is_too_new_for_onnx_runtime_is_refused_with_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        g (float[N,8] x) => (float[N,8] y) { y = Relu<unknown=1>(x) }"""  # what an older runtime does not know
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    model = definition.read(tmp_path / "net.onnx", "net", ())
+    monkeypatch.setattr(machine, "version", lambda name: "1.15.1" if name == "onnxruntime" else None)
+    for opset, remedy in (
+        (18, "export it again with standard operators"),
+        (20, "reads opsets up to 19, and the graph"),
+    ):
+        graph = onnx.load(tmp_path / "net.onnx")
+        graph.opset_import[0].version = opset
+        onnx.save(graph, tmp_path / "net.onnx")
+        with pytest.raises(BadInput, match="cannot load") as raised:
+            trial.run(model, [{"x": np.zeros((2, 8), np.float32)}])
+        assert remedy in raised.value.remedy
+
+
+def test_an_output_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=1)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, ["N", 1])],
+    )
+    with pytest.raises(BadInput, match="the output parts is not a tensor but of the kind sequence"):
+        read(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path)
