@@ -119,7 +119,7 @@ def _input(value: onnx.ValueInfoProto, file: str) -> _Input:
 def _check_kind(value: onnx.ValueInfoProto, what: str, file: str) -> None:
     """Raises BadInput for an input or output that is a sequence, a map, an optional or a sparse tensor."""
     kind = value.type.WhichOneof("value")
-    if kind not in (None, "tensor_type"):
+    if kind and kind != "tensor_type":
         problem = f"{file}: the {what} {value.name} is not a tensor but of the kind {kind.removesuffix('_type')}"
         raise BadInput(problem, f"export the model with tensors as its {what}s")
 
