@@ -60,8 +60,8 @@ def run(model: Model, batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list
         given = ", ".join(f"{name} {array.shape}" for name, array in batches[len(shapes)].items())
         problem = f"ONNX Runtime cannot run {model.factory} on {given}: {_reason(document['failure'])}"
         cases = len(next(iter(batches[0].values())))
-        batch = "for a graph that takes one case at a time, --batch 1; " if cases > 1 else ""
-        raise BadInput(problem, f"{batch}state the sizes that it takes: --size, --input; or give --inputs FILE.npz")
+        single = "for a graph that takes one case at a time, --batch 1; " if cases > 1 else ""
+        raise BadInput(problem, f"{single}state the sizes that it takes: --size, --input; or give --inputs FILE.npz")
     return shapes
 
 
