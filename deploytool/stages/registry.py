@@ -157,7 +157,7 @@ STAGES: Mapping[Stage, Contract] = {
         uses_model=False,
         copies=1.5,
         engine_copies=0.5,
-        packages=("bundle", "data", "loading", "parity", "rewrites", "runtimes.py", "targets.py"),
+        packages=("bundle", "data", "loading", "parity", "rewrites", "runtimes.py", "targets.py", "runtimes.py"),
     ),
 }
 
