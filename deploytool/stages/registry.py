@@ -157,7 +157,7 @@ STAGES: Mapping[Stage, Contract] = {
         uses_model=False,
         copies=1.5,
         engine_copies=0.5,
-        packages=("bundle", "data", "loading", "parity", "rewrites", "runtimes.py", "targets.py", "runtimes.py"),
+        packages=("bundle", "data", "loading", "parity", "rewrites", "runtimes.py", "targets.py"),
     ),
 }
 
@@ -167,6 +167,7 @@ GIVEN_GRAPH: Mapping[Stage, Contract] = {
         STAGES[Stage.LOAD],
         options=("sizes", "outputs", "fixed_batch", "inputs"),
         libraries=("torch", "safetensors", "onnx", *_ORT),
+        packages=(*STAGES[Stage.LOAD].packages, "runtimes.py"),
         module="load_graph",
     ),
     Stage.EXPORT: replace(
