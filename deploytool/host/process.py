@@ -90,17 +90,17 @@ def run_limited(
     StageFailed if it ends with another non-zero exit code.
     """
     start = time.monotonic()
-    with _waiting.pop(tuple(command), None) or _start(command, gibibytes, max_file_bytes) as process:
-        readers = _read_pipes(process, on_line)
-        try:
-            _send(process, task)
-            code = _wait(process, start + seconds, gibibytes, what)
-        except subprocess.TimeoutExpired:
-            raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
-        finally:
-            _end(process)
-            stdout, stderr = (reader.text() for reader in readers)
-            _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - start, process.returncode)
+    process = _waiting.pop(tuple(command), None) or _start(command, gibibytes, max_file_bytes)
+    readers = _read_pipes(process, on_line)  # they close the pipes: to close them here would wait for the readers
+    try:
+        _send(process, task)
+        code = _wait(process, start + seconds, gibibytes, what)
+    except subprocess.TimeoutExpired:
+        raise ChildDied(f"{what} was stopped after {seconds:g} s", "give it more time, or leave it out") from None
+    finally:
+        _end(process)
+        stdout, stderr = (reader.text() for reader in readers)
+        _LOG.debug("%s took %.2f s and ended with %s", what, time.monotonic() - start, process.returncode)
     if code == 0:
         return stdout
     last_line = _last_line(stderr)
@@ -230,11 +230,12 @@ class _PipeReader(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while line := self._pipe.readline(_MAX_LINE_LENGTH):
-            self._lines.append(line)
-            _LOG.debug(line.rstrip())
-            if self._on_line:
-                self._on_line(line)
+        with self._pipe:
+            while line := self._pipe.readline(_MAX_LINE_LENGTH):
+                self._lines.append(line)
+                _LOG.debug(line.rstrip())
+                if self._on_line:
+                    self._on_line(line)
 
     def text(self) -> str:
         """The lines that were read; does not wait for a grandchild that keeps the pipe open."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +57,14 @@ def test_grandchildren_are_killed_when_the_child_ends() -> None:
     pid = int(run(program))
     assert time.monotonic() - begun < 10
     assert has_ended(pid), "the grandchild still runs"
+
+
+def test_a_grandchild_that_left_the_session_and_keeps_the_pipes_is_not_waited_for() -> None:
+    program = "import subprocess; print(subprocess.Popen(['sleep', '30'], start_new_session=True).pid, flush=True)"
+    begun = time.monotonic()
+    pid = int(run(program))
+    os.kill(pid, signal.SIGKILL)
+    assert time.monotonic() - begun < 15
 
 
 def has_ended(pid: int) -> bool:
