@@ -75,6 +75,11 @@ def is_catalog(model: str) -> bool:
     return ":" not in model and factory.kind(model) is not SourceKind.GRAPH
 
 
+def forget_digests() -> None:
+    """Forgets the digests of input files, which may have changed since an earlier sweep of this process."""
+    _digest.cache_clear()
+
+
 @cache
 def _digest(path: Path) -> str:
     """The digest of a file's bytes, or of the names, sizes and times of a folder's files; raises BadInput."""

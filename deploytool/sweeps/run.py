@@ -52,6 +52,7 @@ def run(request: Request, follow: Follow = ignore) -> Sweep:
     checks.declared(request.options)
     checks.combinations(request.options)
     cells = sweep_table.cells(request.table, request.options)
+    keys.forget_digests()
     out = checks.run_folder(request.out)
     with store.locked(out) as nonce:
         made = _Sweep(request, cells, out.absolute(), nonce, follow)
