@@ -22,6 +22,7 @@ from deploytool.errors import BadInput, DeployError, Unreachable
 from deploytool.host import exception_text
 from deploytool.sweeps import slurm
 from deploytool.sweeps.cluster_options import ClusterOptions
+from deploytool.sweeps.worker import ChildGone
 
 _RETRIES = 2  # of a job whose process was killed, beside those of jobs whose worker was
 _CONNECT_S = 15
@@ -124,8 +125,7 @@ class Cluster:
                 return Done(key, problem=exception_text.describe(error), again=True)
         if future.status == "error":
             raised = future.exception()
-            problem = _killed_text(raised) if isinstance(raised, KilledWorker) else exception_text.describe(raised)
-            return Done(key, problem=problem)
+            return Done(key, problem=_failure_text(raised))
         return Done(key, problem="the scheduler lost it", again=True)
 
 
@@ -211,8 +211,10 @@ def _gone(name: str) -> Unreachable:
     return Unreachable(f"the connection to {name} is lost", _AGAIN)
 
 
-def _killed_text(error: KilledWorker) -> str:
-    return f"{error.allowed_failures + 1} workers died while they had it"
+def _failure_text(error: BaseException) -> str:
+    if isinstance(error, KilledWorker):
+        return f"{error.allowed_failures + 1} workers died while they had it"
+    return exception_text.one_line(error) if isinstance(error, ChildGone) else exception_text.describe(error)
 
 
 def _security(options: ClusterOptions) -> Security | None:

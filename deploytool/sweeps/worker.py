@@ -13,7 +13,7 @@ from pathlib import Path
 from distributed import get_worker
 
 from deploytool import serde
-from deploytool.errors import ChildDied, StageFailed
+from deploytool.errors import ChildDied, ChildFailed, DeployError
 from deploytool.host import exception_text, machine, process, scratch, workers
 from deploytool.results.sweep import Cell, CellResult, CellState
 from deploytool.sweeps import exclusive, keys, local_files, store, summary
@@ -26,7 +26,10 @@ _UNLIMITED_S = 30 * 24 * 3600.0  # a build of engines may take hours; the user e
 
 
 class ChildGone(Exception):
-    """The process of a job was killed: by the system, which lacks memory, or by a crash of a library."""
+    """The process of a job was killed: by the system, which lacks memory, or by a crash of a library.
+
+    No DeployError, because those do not survive the way from a worker to the client.
+    """
 
 
 def work(text: str) -> str:
@@ -63,7 +66,10 @@ def _answer(job: Job) -> Answer:
     if done is None:
         done = _run(job, place)
         if job.cell is not None and done.finished:
-            store.write(home, job.key, done)
+            try:
+                store.write(home, job.key, done)
+            except (DeployError, OSError) as error:  # a full disk, or a file where the folder should be
+                done = _lost(job, error)
     return _finished(job, place, replace(answer, ended=time.time()), done)
 
 
@@ -79,23 +85,26 @@ def _run(job: Job, place: Place) -> CellResult:
         task = ChildTask(moved, str(place.root), str(place.cwd), str(file))
         try:
             _start(job, task, folder)
+            if not file.exists():
+                name = job.cell.name if job.cell else job.folder
+                raise ChildFailed(f"the process of {name} ended without a result", "look for an exit in the model", "")
             done = serde.read(CellResult, file)
         except ChildDied as error:
             raise ChildGone(str(error)) from error
-        except (StageFailed, OSError, serde.Malformed) as error:
-            failure = exception_text.as_error(error)
-            done = CellResult(
-                job.cell or Cell(job.folder, job.model),
-                CellState.LOST,
-                job.folder,
-                exit_code=failure.exit_code,
-                problem=str(failure),
-                remedy=failure.remedy,
-            )
+        except (DeployError, OSError, serde.Malformed) as error:
+            done = _lost(job, error)
         ended = time.time()
     seconds = round(ended - started, 3)
     place_made = summary.this_machine()
     return replace(done, timed=job.timed, machine=place_made, started=started, ended=ended, seconds=seconds)
+
+
+def _lost(job: Job, error: Exception) -> CellResult:
+    """The result of a job that ended without one."""
+    failure = exception_text.as_error(error)
+    code, problem, remedy = summary.exit_of(failure)
+    cell = job.cell or Cell(job.folder, job.model)
+    return CellResult(cell, CellState.LOST, job.folder, None, code, problem, remedy)
 
 
 def _start(job: Job, task: ChildTask, folder: Path) -> None:

@@ -122,10 +122,37 @@ def test_a_cell_whose_process_is_always_killed_is_lost_and_tried_again_later(fak
     fake.control(**{"mixnet_s-fp16-quick": "die"})
     made = {result.cell.model: result for result in fake.run().cells}
     assert made["mixnet_s"].state is CellState.LOST
-    assert "SIGKILL" in made["mixnet_s"].problem
+    assert made["mixnet_s"].problem.startswith("mixnet_s-fp16-quick was killed by SIGKILL")
+    assert ".py" not in made["mixnet_s"].problem
     assert made["shufflenet_g3"].state is CellState.PASSED
     fake.control()
     assert fake.run().count(CellState.PASSED) == 3
+
+
+def test_a_process_that_exits_without_a_result_is_said(fake: FakeSweep) -> None:
+    fake.control(**{"mixnet_s-fp16-quick": "exit"})
+    (made,) = fake.run(models=("mixnet_s",)).cells
+    assert (made.state, made.problem) == (
+        CellState.LOST,
+        "the process of mixnet_s-fp16-quick ended without a result",
+    )
+
+
+def test_a_record_that_cannot_be_written_is_the_reason(fake: FakeSweep) -> None:
+    record = fake.out / "mixnet_s-fp16-quick" / results.CELL_FILE
+    (record / "folder").mkdir(parents=True)
+    (made,) = fake.run(models=("mixnet_s",)).cells
+    assert (made.state, made.remedy) == (CellState.LOST, "check the path, its permissions and the disk")
+    assert "directory" in made.problem
+    assert ".py" not in made.problem
+
+
+def test_a_weights_file_that_changed_is_seen_in_the_same_process(fake: FakeSweep) -> None:
+    weights = fake.folder / "w.pth"
+    for content in (b"a", b"b", b"b"):
+        weights.write_bytes(content)
+        fake.run(models=("mixnet_s",), weights=(weights,))
+    assert len(fake.log()) == 2
 
 
 def test_a_second_sweep_in_one_folder_is_refused(fake: FakeSweep) -> None:
