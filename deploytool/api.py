@@ -150,7 +150,7 @@ def _keywords_of(
 
 def check_keywords(keywords: Collection[str]) -> None:
     """Raises BadInput for a keyword that is not an option of `export`."""
-    for name in keywords:
+    for name in map(str, keywords):
         if name not in DECLARATIONS:
             named = [option for option, declared in DECLARATIONS.items() if declared.flag == name.replace("_", "-")]
             close = named or difflib.get_close_matches(name, DECLARATIONS, 1)

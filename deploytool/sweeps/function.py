@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from deploytool import api
+from deploytool.errors import BadInput
+from deploytool.host import exception_text
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.results.sweep import Sweep
 from deploytool.results.sweep_events import Follow, ignore
@@ -16,16 +19,16 @@ from deploytool.sweeps.table import SweepTable
 
 
 def sweep(
-    models: Sequence[str],
+    models: str | Sequence[str | Path],
     *,
-    precisions: Sequence[str] = (),
-    exporters: Sequence[str] = (),
-    targets: Sequence[str] = (),
-    batches: Sequence[str | int] = (),
-    weights: Sequence[str | Path] = (),
-    data: Sequence[str | Path] = (),
+    precisions: str | Sequence[str] = (),
+    exporters: str | Sequence[str] = (),
+    targets: str | Sequence[str] = (),
+    batches: str | int | Sequence[str | int] = (),
+    weights: str | Path | Sequence[str | Path] = (),
+    data: str | Path | Sequence[str | Path] = (),
     quick: bool = False,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     export: Mapping[str, Any] | None = None,
     out: str | Path = Path("artifacts", "sweep"),
     scheduler: str = "",
@@ -41,6 +44,7 @@ def sweep(
     The cells are the product of `models`, `precisions` (fp32, fp16), `exporters` (auto, torchscript, dynamo),
     `targets` (as `deploytool targets` lists them, or none), `batches` (`8` or `1:8:32`), `weights` (files, or
     `MODEL=FILE`) and `data` (folders), without those that an entry of `exclude` matches: `model=mobile*,target=orin`.
+    One value alone stands for a list of it.
     `export` are options of `deploytool.export` that all cells share.
 
     By default cells run as processes of this machine, `workers` at a time. `scheduler` is the address of a Dask
@@ -52,19 +56,25 @@ def sweep(
     gone; what was finished is kept.
     """
     api.check_keywords(export or {})
+    if not isinstance(quick, bool):
+        raise BadInput(f"quick cannot be {_shown(quick)}", "write quick as True or False")
+    if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
+        raise BadInput(f"workers cannot be {_shown(workers)}", "write workers as an integer from 1 on")
+    if scheduler and slurm:
+        raise BadInput("scheduler and slurm are mutually exclusive", "leave one of them out")
     table = SweepTable(
-        models=models,
-        precisions=precisions,
-        exporters=exporters,
-        targets=targets,
-        batches=batches,
-        weights=weights,
-        data=data,
+        models=_texts("models", models),
+        precisions=_texts("precisions", precisions),
+        exporters=_texts("exporters", exporters),
+        targets=_texts("targets", targets),
+        batches=_texts("batches", batches),
+        weights=_texts("weights", weights),
+        data=_texts("data", data),
         quick=quick,
-        exclude=exclude,
+        exclude=_texts("exclude", exclude),
     )
     cluster = ClusterOptions(
-        scheduler=scheduler,
+        scheduler=str(scheduler or ""),
         slurm=_path(slurm),
         workers=workers,
         tls_ca=_path(tls_ca),
@@ -72,6 +82,20 @@ def sweep(
         tls_key=_path(tls_key),
     )
     return run(Request(table=table, options=ExportOptions(**(export or {})), out=Path(out), cluster=cluster), follow)
+
+
+def _texts(word: str, values: object) -> list[str]:
+    """The values of a word as texts; one alone stands for a list of it. Raises BadInput for other types."""
+    given = [values] if isinstance(values, (str, int, PurePath)) else () if values is None else values
+    texts = list(given) if isinstance(given, Iterable) else [given]
+    for value in texts:
+        if isinstance(value, bool) or not isinstance(value, (str, PurePath, *((int,) if word == "batches" else ()))):
+            raise BadInput(f"{word} cannot have {_shown(value)}", f"write {word} as a list of strings")
+    return [str(value) for value in texts]
+
+
+def _shown(value: object) -> str:
+    return exception_text.clean(reprlib.repr(value))
 
 
 def _path(value: str | Path | None) -> Path | None:
