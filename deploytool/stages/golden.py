@@ -59,7 +59,8 @@ class _Cases:
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes pixels, inputs, FP32 outputs and FP64 outputs of the golden cases: the user's data or synthetic images.
 
-    Raises BadInput if the user's data cannot be used, StageFailed if the model returns NaN or overflows in FP32.
+    Raises BadInput if the user's data cannot be used, StageFailed if the model returns NaN, overflows
+    in FP32, or has an output without elements.
     """
     source = inputs.source()
     model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
@@ -75,6 +76,10 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, SMALL_BATCHES)
     reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
+    if empty := [name for name, answer in reference.items() if not answer.size]:
+        sizes = "×".join(map(str, reference[empty[0]].shape))
+        problem = f"the output {empty[0]} has no elements ({sizes}), so that nothing of it can be compared"
+        raise StageFailed(problem, "leave it out (--output), or give inputs for which it has some (--inputs)")
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model returns NaN, or values that overflow in FP32 but not in FP64", "check its weights")
     measured = noise.measure(module, model, cases.inputs, reference)

@@ -14,6 +14,7 @@ _STANDARD = ("", "ai.onnx")
 _RUNTIME = "com.microsoft"  # operators that ONNX Runtime writes into graphs that it optimised
 _STANDARD_ONLY = "export the model with standard ONNX operators only"
 _MAX_DEPTH = 16  # of graphs inside the nodes of graphs
+_MAX_NAME = 1000  # characters
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 _SELECTING = ("NonMaxSuppression", "NonZero", "Unique", "Compress")  # how much they keep depends on values
 _AGAIN = "export the model again"
@@ -28,6 +29,7 @@ def check(model: ModelProto, name: str) -> None:
         problem = f"{name} has IR version {model.ir_version}, and onnx {onnx.__version__} reads 1 to {onnx.IR_VERSION}"
         raise BadInput(problem, "export it for an older version, or install a newer onnx and ONNX Runtime")
     opset(model, name)
+    _check_lengths(model, name)
     if graph.sparse_initializer:
         weight = graph.sparse_initializer[0].values.name
         raise BadInput(f"{name} has the sparse weight {weight}", "save it as a dense initializer")
@@ -40,6 +42,25 @@ def check(model: ModelProto, name: str) -> None:
         raise BadInput(f"{name} has no inputs: it computes constants", "export the model with its inputs")
     if not graph.output:
         raise BadInput(f"{name} has no outputs", "export the model with its outputs")
+
+
+def _check_lengths(model: ModelProto, name: str) -> None:
+    """Raises BadInput for a name that is too long for a message, and for the files that tensors are stored in."""
+    longest = max(_names(model, name), key=len, default="")
+    if len(longest) > _MAX_NAME:
+        problem = f"{name} has a name of {len(longest):,} characters: {longest[:40]}…"
+        raise BadInput(problem, f"export the model with names of at most {_MAX_NAME:,} characters")
+
+
+def _names(model: ModelProto, name: str) -> Iterator[str]:
+    """The names of nodes, operators, tensors and dimensions, also in the graphs inside nodes."""
+    found = list(nodes(model.graph, name))
+    for node in found:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for graph in (model.graph, *(body for node in found for body in bodies(node))):
+        values = (*graph.input, *graph.output, *graph.value_info)
+        yield from (entry.name for entry in (*values, *graph.initializer))
+        yield from (size.dim_param for value in values for size in value.type.tensor_type.shape.dim)
 
 
 def opset(model: ModelProto, name: str) -> int:
