@@ -180,8 +180,6 @@ def sweep(
         quick=quick,
         exclude=exclude or (),
     )
-    if scheduler and slurm:
-        raise BadInput("--scheduler and --slurm are mutually exclusive", "leave one of them out")
     cluster = ClusterOptions(
         scheduler=scheduler or "",
         slurm=slurm,

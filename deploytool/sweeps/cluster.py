@@ -5,17 +5,20 @@ Dask schedules and repeats what a dead worker had; everything else is plain func
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm.core import connect
 from distributed.security import Security
 
 from deploytool.errors import BadInput, DeployError, Unreachable
@@ -173,9 +176,19 @@ def _local(workers: int) -> LocalCluster:
 def _client(address: Any, security: Security | None, name: str) -> Client:
     """A client; raises Unreachable or BadInput, in one line, if the scheduler cannot be reached."""
     try:
+        if isinstance(address, str):
+            with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop, as in a notebook
+                pool.submit(asyncio.run, _greet(address, security or Security())).result()
         return Client(address, security=security, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, TypeError, ValueError, RuntimeError) as error:
         raise _connection_error(name, error) from error
+
+
+async def _greet(address: str, security: Security) -> None:
+    """Connects once: a client would wait without end for a server that is no scheduler and says nothing."""
+    arguments = security.get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=_CONNECT_S, **arguments), _CONNECT_S)
+    await comm.close()
 
 
 def _connection_error(name: str, error: Exception) -> DeployError:

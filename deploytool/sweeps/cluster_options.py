@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploytool.errors import BadInput
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions:
@@ -23,3 +25,12 @@ class ClusterOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     wait_s: float = 60.0
+
+    def check(self) -> None:
+        """Raises BadInput for options that exclude each other, or do nothing without another one."""
+        if self.scheduler and self.slurm:
+            raise BadInput("--scheduler and --slurm are mutually exclusive", "leave one of them out")
+        if not self.scheduler and (self.tls_ca or self.tls_cert or self.tls_key):
+            raise BadInput(
+                "there are certificates, and no scheduler to use them with", "add --scheduler tls://HOST:PORT"
+            )

@@ -60,8 +60,6 @@ def sweep(
         raise BadInput(f"quick cannot be {_shown(quick)}", "write quick as True or False")
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):
         raise BadInput(f"workers cannot be {_shown(workers)}", "write workers as an integer from 1 on")
-    if scheduler and slurm:
-        raise BadInput("scheduler and slurm are mutually exclusive", "leave one of them out")
     table = SweepTable(
         models=_texts("models", models),
         precisions=_texts("precisions", precisions),

@@ -49,6 +49,7 @@ def run(request: Request, follow: Follow = ignore) -> Sweep:
     Raises BadInput for an invalid table and for a folder in which another sweep works, MissingBackend without the extra
     `sweep` and for workers with other versions, and Unreachable if the scheduler is gone. What was finished is kept.
     """
+    request.cluster.check()
     checks.declared(request.options)
     checks.combinations(request.options)
     cells = sweep_table.cells(request.table, request.options)

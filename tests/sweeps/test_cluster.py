@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from deploytool.errors import BadInput, DeployError, MissingBackend, Unreachable
 from deploytool.results.sweep import CellState, Sweep
-from deploytool.sweeps import local_files
+from deploytool.sweeps import cluster, local_files
 from deploytool.sweeps.cluster_options import ClusterOptions
 from tests.sweeps.conftest import FakeSweep, Processes, wait_for
 from tests.sweeps.fake_child import CONTENT
@@ -51,6 +51,14 @@ def in_background(action: Callable[[], Sweep]) -> tuple[threading.Thread, list[S
 
 def at(dask: Processes, wait_s: float = 60.0) -> ClusterOptions:
     return ClusterOptions(scheduler=dask.address, wait_s=wait_s)
+
+
+def test_a_server_that_says_nothing_is_no_scheduler(fake: FakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(Unreachable, match="no scheduler answers"):
+            fake.run(cluster=ClusterOptions(scheduler=address))
 
 
 def test_a_killed_worker_costs_only_the_cell_in_hand(fake: FakeSweep, dask: Processes) -> None:
@@ -233,6 +241,8 @@ def test_a_scheduler_with_tls(fake: FakeSweep, dask: Processes, certificates: Pa
         (ClusterOptions(scheduler="tcp://127.0.0.1:1"), "no scheduler answers at tcp://127.0.0.1:1"),
         (ClusterOptions(scheduler="nowhere"), "nowhere is not the address of a scheduler"),
         (ClusterOptions(scheduler="tls://127.0.0.1:1", tls_ca=Path("none.pem")), "there is no file none.pem"),
+        (ClusterOptions(tls_ca=Path("none.pem")), "no scheduler to use them with"),
+        (ClusterOptions(scheduler="tcp://127.0.0.1:1", slurm=Path("jobs.yaml")), "mutually exclusive"),
         (ClusterOptions(slurm=Path("none.yaml")), "none.yaml is not a configuration of dask-jobqueue"),
     ],
 )

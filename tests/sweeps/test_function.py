@@ -42,7 +42,6 @@ def test_one_value_alone_stands_for_a_list_of_it(requests: list[Request]) -> Non
         ({"quick": "no"}, "quick cannot be 'no'"),
         ({"workers": 0}, "workers cannot be 0"),
         ({"workers": "2"}, "workers cannot be '2'"),
-        ({"scheduler": "tcp://127.0.0.1:1", "slurm": "jobs.yaml"}, "mutually exclusive"),
         ({"export": {1: 1}}, "export has no option '1'"),
     ],
 )
