@@ -120,10 +120,12 @@ def _summary(names: list[str], kept: int, nodes: int, evaluations: int) -> str:
 def _count(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, int]:
     """The numbers of heavy nodes in total, in FP16 and kept in FP32; raises StageFailed if too few are in FP16."""
     halved, heavy = count_fp16(half)
-    kept_heavy = sum(node.op_type in _HEAVY for node in half.graph.node if node.name in kept)
-    if halved < _MIN_FP16 * heavy and kept_heavy:
+    kept_nodes = [node for node in half.graph.node if node.op_type in _HEAVY and node.name in kept]
+    kept_heavy = len(kept_nodes)
+    if halved < _MIN_FP16 * heavy and kept_nodes:
+        named = f"{kept_heavy} of {heavy} Conv, MatMul and Gemm nodes, the first {_label(kept_nodes[0])},"
         raise StageFailed(
-            f"{kept_heavy} of {heavy} Conv, MatMul and Gemm nodes are kept in FP32: too many for an FP16 graph",
+            f"{named} are kept in FP32: too many for an FP16 graph",
             f"{'keep fewer nodes with --keep-fp32, or ' if by_name else ''}{_DEPLOY}",
         )
     if halved < _MIN_CONVERTED * (heavy - kept_heavy):
@@ -158,11 +160,20 @@ def _search(
     overflowing = conversion.beyond(_with_edges(sample)) - base
     result = smallest_set(names, evaluate, overflowing, name_scopes.group_by_module(names, modules), heavy)
     if result.kept is None or len(result.kept) == len(names):
+        most = max((kept for kept, made in evaluations.items() if not made.holds), key=len)
+        halved = [node for node in conversion.nodes if node.name not in most | base]
+        little = f"even if of {len(names)} nodes only {len(halved)} are in FP16, such as " if halved else ""
+        little += "".join(f"{_label(node)}, " for node in halved[:1])
         raise StageFailed(
-            "no part of the graph can run in FP16: its outputs exceed the tolerance, or its values exceed 65504",
+            "no part of the graph can run in FP16: "
+            f"{little}its outputs exceed the tolerance, or its values exceed 65504",
             _DEPLOY,
         )
     return result.kept | base, len(evaluations)
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"the {node.op_type} node {node.name!r}"
 
 
 def assess(half: onnx.ModelProto, sample: Golden, tolerances: Tolerances) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.precision import fp16
-from deploytool.precision.search import Evaluation
+from deploytool.precision.search import Evaluation, Kept, SearchResult
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.spec import Job, Precision, Stage
 from deploytool.stages import fp16 as stages_fp16
@@ -126,7 +127,7 @@ def test_a_graph_that_is_mostly_kept_in_fp32_is_an_error(finished: Path, tmp_pat
     half = ("stem", "grouped")
     assert stages_fp16.make(keeping(*half), tmp_path / "model.onnx", before_fp16(finished))["heavy_nodes_kept"] == 2
     (tmp_path / "model.onnx").unlink()
-    with pytest.raises(StageFailed, match="3 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
+    with pytest.raises(StageFailed, match=r"3 of 4 .*, the first the Conv node '.+', are kept in FP32") as refused:
         stages_fp16.make(keeping(*half, "classifier"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy.startswith("keep fewer nodes with --keep-fp32")
     assert not (tmp_path / "model.onnx").exists()
@@ -138,7 +139,7 @@ def test_the_remedy_does_not_mention_the_option_after_a_search(
     monkeypatch.setattr(
         stages_fp16, "_search", lambda conversion, *_: (frozenset(node.name for node in conversion.nodes), 1)
     )
-    with pytest.raises(StageFailed, match="4 of 4 Conv, MatMul and Gemm nodes are kept in FP32") as refused:
+    with pytest.raises(StageFailed, match=r"4 of 4 .*, the first the Conv node '.+', are kept in FP32") as refused:
         stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
 
@@ -155,6 +156,21 @@ def test_a_search_without_a_result_is_an_error(finished: Path, tmp_path: Path, m
     with pytest.raises(StageFailed, match="no part of the graph can run in FP16") as refused:
         stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
     assert refused.value.remedy == "deploy the FP32 graph of the rewrite stage"
+
+
+def test_a_search_without_a_result_names_a_node(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_but_one(names: Sequence[str], evaluate: Callable[[Kept], Evaluation], *_: object) -> SearchResult:
+        evaluate(frozenset(names[1:]))
+        return SearchResult(None, 2)
+
+    monkeypatch.setattr(stages_fp16, "assess", lambda half, sample, tolerance: Evaluation(False, 1.0))
+    monkeypatch.setattr(stages_fp16, "smallest_set", all_but_one)
+    with pytest.raises(
+        StageFailed, match=r"of \d+ nodes only 1 are in FP16, such as the Conv node '/stem/stem.0/Conv', its"
+    ):
+        stages_fp16.make(keeping("auto"), tmp_path / "model.onnx", before_fp16(finished))
 
 
 def test_a_search_reports_its_progress(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
