@@ -18,6 +18,7 @@ from deploytool.exporters import name_scopes
 from deploytool.host import fp16_rounding, workers
 from deploytool.host.process import run_limited
 from deploytool.loading import weights_file
+from deploytool.loading.graph import structure
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
@@ -123,7 +124,7 @@ def _count(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, int
     kept_nodes = [node for node in half.graph.node if node.op_type in _HEAVY and node.name in kept]
     kept_heavy = len(kept_nodes)
     if halved < _MIN_FP16 * heavy and kept_nodes:
-        named = f"{kept_heavy} of {heavy} Conv, MatMul and Gemm nodes, the first {_label(kept_nodes[0])},"
+        named = f"{kept_heavy} of {heavy} Conv, MatMul and Gemm nodes, the first the {structure.label(kept_nodes[0])},"
         raise StageFailed(
             f"{named} are kept in FP32: too many for an FP16 graph",
             f"{'keep fewer nodes with --keep-fp32, or ' if by_name else ''}{_DEPLOY}",
@@ -162,18 +163,12 @@ def _search(
     if result.kept is None or len(result.kept) == len(names):
         most = max((kept for kept, made in evaluations.items() if not made.holds), key=len)
         halved = [node for node in conversion.nodes if node.name not in most | base]
-        little = f"even if of {len(names)} nodes only {len(halved)} are in FP16, such as " if halved else ""
-        little += "".join(f"{_label(node)}, " for node in halved[:1])
-        raise StageFailed(
-            "no part of the graph can run in FP16: "
-            f"{little}its outputs exceed the tolerance, or its values exceed 65504",
-            _DEPLOY,
-        )
+        problem = "its outputs exceed the tolerance, or its values exceed 65504"
+        if halved:
+            few = f"even if of {len(names)} nodes only {len(halved)} are in FP16"
+            problem = f"{few}, such as the {structure.label(halved[0])}, {problem}"
+        raise StageFailed(f"no part of the graph can run in FP16: {problem}", _DEPLOY)
     return result.kept | base, len(evaluations)
-
-
-def _label(node: onnx.NodeProto) -> str:
-    return f"the {node.op_type} node {node.name!r}"
 
 
 def assess(half: onnx.ModelProto, sample: Golden, tolerances: Tolerances) -> Evaluation:

@@ -75,11 +75,11 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         cases = cases.with_more(*_read_cases(Path(job.options.cases.path), cases.inputs))
     single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, SMALL_BATCHES)
-    reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
-    if empty := [name for name, answer in reference.items() if not answer.size]:
-        sizes = "×".join(map(str, reference[empty[0]].shape))
+    if empty := [name for name, answer in outputs.items() if not answer.size]:
+        sizes = "×".join(map(str, outputs[empty[0]].shape))
         problem = f"the output {empty[0]} has no elements ({sizes}), so that nothing of it can be compared"
         raise StageFailed(problem, "leave it out (--output), or give inputs for which it has some (--inputs)")
+    reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model returns NaN, or values that overflow in FP32 but not in FP64", "check its weights")
     measured = noise.measure(module, model, cases.inputs, reference)
@@ -297,7 +297,7 @@ def margin(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
     1 for outputs that are not class scores of shape (cases, classes).
     """
-    if scores.ndim != 2 or scores.shape[1] == 1:
+    if scores.ndim != 2 or scores.shape[1] < 2:
         return np.ones(len(scores))
     ordered = np.sort(np.nan_to_num(scores.astype(np.float64), posinf=0.0, neginf=-np.inf), axis=1)
     largest = np.abs(ordered, where=np.isfinite(ordered), out=np.zeros_like(ordered)).max() or 1.0

@@ -66,16 +66,16 @@ def started(path: Path, workers: int, out: Path) -> Iterator[SLURMCluster]:
 
 
 def has_jobs(cluster: SLURMCluster) -> bool:
-    """Whether a job of this cluster waits or runs."""
-    numbers = [str(job.job_id) for job in cluster.workers.values() if job.job_id]
-    ended = subprocess.run(
-        ["squeue", "--noheader", "--format=%i", f"--jobs={','.join(numbers)}"],
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_S,
-        check=False,
-    )
-    return bool(numbers and ended.stdout.strip())
+    """Whether a job of this cluster waits or runs; True if Slurm does not answer in time."""
+    numbers = ",".join(str(job.job_id) for job in cluster.workers.values() if job.job_id)
+    if not numbers:
+        return False
+    command = ["squeue", "--noheader", "--format=%i", f"--jobs={numbers}"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S, check=False)
+    except subprocess.TimeoutExpired:
+        return True  # a controller that is busy says nothing about the jobs
+    return bool(ended.stdout.strip())
 
 
 def no_worker_remedy(out: Path) -> str:

@@ -65,3 +65,9 @@ def test_both_exporters_accept_var_positional_inputs(exporter: str, tmp_path: Pa
     assert exporter_of("VarPositional", exporter, tmp_path / "one") == exporter
     two = (Tensor("input", ("batch", 16)), Tensor("input_1", ("batch", 16)))
     assert exporter_of("PositionalAndVarPositional", exporter, tmp_path / "two", *two) == exporter
+
+
+def test_an_output_without_elements_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"the output \w+ has no elements \(4×0\)") as caught:
+        exporter_of("Empty", "auto", tmp_path / "run")
+    assert "--output" in caught.value.remedy

@@ -95,3 +95,10 @@ class Guarded(Naming):
         if vector.abs().max() > 1000:
             raise ValueError("too loud")
         return self.named(vector)
+
+
+class Empty(Naming):
+    """Returns no elements."""
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return self.named(vector)[:, :0]

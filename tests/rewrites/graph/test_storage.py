@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -176,3 +178,27 @@ def test_types_are_inferred_without_the_weights(tmp_path: Path) -> None:
         inferred = weights.infer_shapes(graph, strict=True)
         assert [value.name for value in inferred.graph.value_info] == ["t0", "t1"]
         assert inferred.ByteSize() < BYTES
+
+
+def recording(function: Callable[..., Any], sizes: list[int]) -> Callable[..., Any]:
+    """The function, which also notes the size of the model that it is given."""
+
+    def call(model: onnx.ModelProto, **options: Any) -> Any:
+        sizes.append(model.ByteSize())
+        return function(model, **options)
+
+    return call
+
+
+def test_onnx_gets_no_message_whose_copies_would_exceed_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, given = external.inline(2), list[int]()
+    monkeypatch.setattr(weights, "MAX_INLINE_BYTES", 2 * weights.weight_bytes(graph))  # it fits into one message
+    infer_shapes = onnx.shape_inference.infer_shapes
+    for module, name in ((onnx.shape_inference, "infer_shapes"), (onnx.checker, "check_model")):
+        monkeypatch.setattr(module, name, recording(getattr(module, name), given))
+    inferred = weights.infer_shapes(graph)
+    weights.check(graph)
+    assert len(given) == 2
+    assert max(given) < graph.ByteSize() / 2
+    whole = infer_shapes(graph)
+    assert list(inferred.graph.value_info) == list(whole.graph.value_info)
