@@ -291,6 +291,9 @@ print(json.dumps(failed))
 def test_only_the_command_line_reads_the_environment_and_exits(path: Path) -> None:
     if "cli" in path.relative_to(PACKAGE).parts or path.name == "__main__.py":
         return
+    if path == PACKAGE / "host" / "machine.py":  # OMP_NUM_THREADS, as torch and NumPy read it
+        assert set(used_names(path)) & {"os.environ"}
+        return
     assert not {"input", "exit", "os.environ", "os.getenv", "sys.exit"} & set(used_names(path))
 
 

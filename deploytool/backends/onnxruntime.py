@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from deploytool.backends.session import Array, Session, checked_outputs, in_batches, run_failure, until_end
 from deploytool.errors import MissingBackend, OutOfMemory, StageFailed
+from deploytool.host import machine
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _OPTIONS = {"cpu": {}, "cuda": {"use_tf32": "0"}, "tensorrt": {"trt_fp16_enable": "1"}}  # on CUDA, FP32 means FP32
@@ -49,8 +50,8 @@ def start(
 ) -> Iterator[Session]:
     """Loads a graph, from a file or from its bytes, on "cpu", "cuda" or "tensorrt"; never falls back to another device.
 
-    `threads` is the number of threads for one operator; 0 lets ONNX Runtime choose. `optimise` can be turned off on the
-    CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size. A
+    `threads` is the number of threads for one operator; 0 takes OMP_NUM_THREADS, as torch does, and without it ONNX
+    Runtime chooses. `optimise` can be turned off on the CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size. A
     graph in bytes may name weights that are passed in `weights`, or that are in side files in `folder`.
     """
     options = _session_options(threads, optimise=optimise or device != "cpu")
@@ -114,7 +115,7 @@ def _session_options(threads: int, *, optimise: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or machine.thread_limit()
     options.log_severity_level = _FATAL
     options.add_session_config_entry(*EXACT_INTEGERS)
     options.add_session_config_entry("session.force_spinning_stop", "1")  # spinning threads would slow the next call

@@ -81,3 +81,9 @@ def cpu() -> str:
 def processors() -> int:
     """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_limit() -> int:
+    """The threads that a library may compute with, by OMP_NUM_THREADS, which torch obeys by itself; 0 for no limit."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0

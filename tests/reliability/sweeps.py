@@ -1,7 +1,7 @@
 """Campaigns of `deploytool sweep`: kills at random moments, thousands of cells, and digests against single exports.
 
 The first two use cells that only sleep. `python -m tests.reliability.sweeps kills --kills 50`,
-`… many --cells 10000`, `… digests --models 12` (hours), `… scaling --models 4`.
+`… many --cells 10000`, `… digests --models 12` (hours), `… scaling --rounds 3`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any
 from tests import engines
 from tests.conftest import ROOT
 
+ALIKE = ("shufflenet_g1", "shufflenet_g2", "shufflenet_g3", "shufflenet_g4", "mobilenet_v1", "squeezenet1_0")
 MODELS = ("shufflenet_g3", "mixnet_s", "mobilenet_v1", "squeezenet_1_0", "shufflenet_g1", "mixnet_m")
 CLIENT = """
 import sys, json, time
@@ -223,22 +225,26 @@ def _differs(result: dict[str, Any], folder: Path) -> bool:
     return bool(other)
 
 
-def scaling(models: int) -> bool:
-    """The time of untimed cells that share nothing, on one and on two workers, and their overhead."""
-    from deploytool.loading import catalog
+def scaling(rounds: int) -> bool:
+    """Untimed cells that share nothing: on one worker, as single exports, and on two workers, in turn.
 
-    names = [model.name for model in catalog.models()][:models]
+    Prints the median of each ratio with its smallest and largest value; true if the medians meet the goals.
+    """
     deploytool = [sys.executable, "-m", "deploytool"]
-    with tempfile.TemporaryDirectory() as name:
-        times, singles = {}, 0.0
-        for workers in (1, 2):
-            words = ["--models", ",".join(names), "--quick", "--workers", str(workers), "--out", f"{name}/{workers}"]
-            times[workers] = seconds([*deploytool, "sweep", *words])
-        for model in names:
-            singles += seconds([*deploytool, "export", model, "--quick", "--out", f"{name}/single"])
-    print(f"one worker {times[1]:.1f} s, two {times[2]:.1f} s: {times[1] / times[2]:.2f}×; singles {singles:.1f} s")
-    print(f"overhead on one worker {times[1] / singles - 1:+.1%}")
-    return True
+    ratios: dict[str, list[float]] = {"one worker over single exports": [], "one worker over two": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as name:
+            words = [*deploytool, "sweep", "--models", ",".join(ALIKE), "--quick", "--workers"]
+            one = seconds([*words, "1", "--out", f"{name}/one"])
+            single = sum(seconds([*deploytool, "export", model, "--quick", "--out", f"{name}/{model}"]) for model in ALIKE)
+            two = seconds([*words, "2", "--out", f"{name}/two"])
+        print(f"one worker {one:.1f} s, single exports {single:.1f} s, two workers {two:.1f} s", flush=True)
+        ratios["one worker over single exports"].append(one / single)
+        ratios["one worker over two"].append(one / two)
+    for what, values in ratios.items():
+        print(f"{what}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    overhead, gain = (statistics.median(values) for values in ratios.values())
+    return overhead <= 1.05 and gain >= 1.7
 
 
 def seconds(command: Sequence[str]) -> float:
@@ -256,13 +262,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--models", type=int, default=12)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=1, help="compare every n-th cell with a single export")
     given = parser.parse_args()
     passed = {
         "kills": lambda: kills(given.kills, given.seed),
         "many": lambda: many(given.cells),
         "digests": lambda: digests(given.models, given.workers, given.every),
-        "scaling": lambda: scaling(given.models),
+        "scaling": lambda: scaling(given.rounds),
     }[given.campaign]()
     sys.exit(0 if passed else 1)
 
