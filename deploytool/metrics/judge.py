@@ -1,0 +1,192 @@
+"""Judges the answers of an artifact against those of the source: by a ready metric, or by the user's function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deploytool.data import class_names
+from deploytool.data.batches import Batch
+from deploytool.data.golden import Arrays
+from deploytool.data.labels import masks
+from deploytool.data.labels.labelled import Labelled, Target
+from deploytool.errors import BadInput
+from deploytool.metrics import answers, catalog, inferiority, user_metric
+from deploytool.results.measure import Measure
+from deploytool.spec import Model, Task
+
+Floats = npt.NDArray[np.float64]
+
+_USUAL_MARGIN = 0.005  # of a user's metric
+_MOST_BYTES = 256 << 20  # of outputs that are held for one call of the user's function
+
+
+class Record(Protocol):
+    """The answers of one artifact to all images, as they come."""
+
+    def add(self, outputs: Arrays, batch: Batch) -> None:
+        """Takes the outputs for the next images; raises BadInput for outputs that the metric does not understand."""
+
+    def finish(self) -> Answers:
+        """The answers to all images."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to all images: what a ready metric takes, and the figure of each image."""
+
+    answers: Any
+    figures: Floats
+
+
+class Judge(Protocol):
+    """A metric with its targets."""
+
+    margin: float
+
+    def record(self) -> Record:
+        """A new record, for one artifact."""
+
+    def value(self, answers: Answers) -> float:
+        """The value of the whole set."""
+
+    def measure(self, artifact: Answers, source: Answers, margin: float, seed: int) -> Measure:
+        """The verdict on an artifact."""
+
+
+def choose(metric: str, model: Model, labelled: Labelled) -> Judge:
+    """The judge for a metric, by its name or by the reference of the user's function."""
+    if metric in catalog.METRICS:
+        return _ReadyJudge(metric, model, labelled)
+    return _UserJudge(metric, labelled)
+
+
+class _UserJudge:
+    """The user's function: it gets raw outputs, and gives one figure for each image."""
+
+    margin = _USUAL_MARGIN
+
+    def __init__(self, reference: str, labelled: Labelled) -> None:
+        self._reference, self._targets = reference, labelled.targets
+
+    def record(self) -> Record:
+        return _UserRecord(self._reference, self._targets)
+
+    def value(self, answers: Answers) -> float:
+        return float(answers.figures.mean())
+
+    def measure(self, artifact: Answers, source: Answers, margin: float, seed: int) -> Measure:
+        span = inferiority.observed_span(artifact.figures, source.figures)
+        return inferiority.measure(artifact.figures, source.figures, margin, span, seed)
+
+
+class _UserRecord:
+    def __init__(self, reference: str, targets: Sequence[Target]) -> None:
+        self._reference, self._targets = reference, targets
+        self._held: list[tuple[Arrays, tuple[int, ...]]] = []
+        self._figures: list[Floats] = []
+
+    def add(self, outputs: Arrays, batch: Batch) -> None:
+        if self._held and _shapes(self._held[0][0]) != _shapes(outputs):
+            self._flush()
+        self._held.append((outputs, batch.indices))
+        if sum(array.nbytes for each, _ in self._held for array in each.values()) > _MOST_BYTES:
+            self._flush()
+
+    def finish(self) -> Answers:
+        self._flush()
+        return Answers(None, np.concatenate(self._figures))
+
+    def _flush(self) -> None:
+        if self._held:
+            names = self._held[0][0]
+            outputs = {name: np.concatenate([each[name] for each, _ in self._held]) for name in names}
+            targets = [self._targets[index] for _, indices in self._held for index in indices]
+            self._figures.append(user_metric.scores(self._reference, outputs, targets))
+            self._held = []
+
+
+def _shapes(outputs: Arrays) -> Mapping[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in outputs.items()}
+
+
+class _ReadyJudge:
+    """A ready metric. Without targets, as for embeddings, they are the answers of the source, which come first."""
+
+    def __init__(self, name: str, model: Model, labelled: Labelled) -> None:
+        self._name, self._model, self._ready = name, model, catalog.METRICS[name]
+        self.margin = self._ready.margin
+        self._targets: Sequence[Any] | None = None
+        if self._ready.task is Task.SEGMENT:
+            self._targets = _masks([path for path in labelled.targets if isinstance(path, Path)], model)
+        elif self._ready.task is not Task.EMBED:
+            self._targets = labelled.targets
+        if self._ready.task is Task.CLASSIFY:
+            _check_names(labelled.classes, model)
+
+    def record(self) -> Record:
+        return _ReadyRecord(partial(answers.read, self._ready.task, self._model), self._finished)
+
+    def _finished(self, given: Sequence[Any]) -> Answers:
+        if self._targets is None:
+            self._targets = given
+        if self._ready.task is Task.SEGMENT:
+            self._targets = [_seen(target, answer) for target, answer in zip(self._targets, given, strict=True)]
+        return Answers(given, self._ready.metric.scores(given, self._targets))
+
+    def value(self, answers: Answers) -> float:
+        return self._ready.metric.value(answers.answers, self._targets)
+
+    def measure(self, artifact: Answers, source: Answers, margin: float, seed: int) -> Measure:
+        return catalog.measure(self._name, artifact.answers, source.answers, self._targets, margin, seed=seed)
+
+
+class _ReadyRecord:
+    def __init__(self, read: Callable[[Arrays, Batch], list[Any]], finish: Callable[[Sequence[Any]], Answers]) -> None:
+        self._read, self._finish = read, finish
+        self._answers: list[Any] = []
+
+    def add(self, outputs: Arrays, batch: Batch) -> None:
+        self._answers += self._read(outputs, batch)
+
+    def finish(self) -> Answers:
+        return self._finish(self._answers)
+
+
+def _check_names(names: Sequence[str], model: Model) -> None:
+    """Raises BadInput for another number of names than scores: nothing says then which score is whose."""
+    if names and not class_names.scored(model.outputs, names):
+        shapes = ", ".join(f"{output.name} {' × '.join(map(str, output.shape))}" for output in model.outputs)
+        problem = f"the labels name {len(names)} classes, and {model.name} gives {shapes}"
+        raise BadInput(problem, "name all classes in the order of the scores with --classes FILE")
+
+
+def _masks(paths: Sequence[Path], model: Model) -> list[npt.NDArray[np.uint8]]:
+    """The masks; raises BadInput for a class of none of the model's scores, if one output holds maps of scores."""
+    maps = [
+        output.shape[1] for output in model.outputs if len(output.shape) == 4 and np.dtype(output.dtype).kind == "f"
+    ]
+    classes = maps[0] if len(maps) == 1 and isinstance(maps[0], int) and maps[0] > 1 else masks.IGNORED
+    read = []
+    for path in paths:
+        mask = masks.read(path)
+        largest = int(mask.max(initial=0, where=mask != masks.IGNORED))
+        if largest >= classes:
+            problem = f"{path} has the class {largest}, and the model {classes} classes from 0 on"
+            raise BadInput(problem, f"correct it, or mark pixels that count for nothing as {masks.IGNORED}")
+        read.append(mask)
+    return read
+
+
+def _seen(target: npt.NDArray[np.uint8], answer: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The mask without the pixels that the preprocessing cuts off; raises BadInput for a mask of another size."""
+    if target.shape != answer.shape:
+        sizes = f"{target.shape[0]} × {target.shape[1]}, and its picture {answer.shape[0]} × {answer.shape[1]}"
+        raise BadInput(f"a mask is {sizes}", "give masks of the size of their pictures")
+    return np.where(answer == answers.UNSEEN, np.uint8(masks.IGNORED), target)
