@@ -17,7 +17,7 @@ from deploytool.blame.reference_tensor import ReferenceTensor
 from deploytool.data import golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
-from deploytool.parity import edge_checks, metrics, noise
+from deploytool.parity import detection_rows, edge_checks, metrics, noise
 from deploytool.parity.edge_checks import EdgeTolerance
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
@@ -159,7 +159,8 @@ def _check_graphs(
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED_SIZE_REMEDY) from error
         if all_right and any(check.broken for check in checks[stage]):
-            worst, all_right = _by_error(outputs, recorded.reference), False
+            aligned = detection_rows.aligned_by_most(outputs, recorded.reference, recorded.noise.rows)
+            worst, all_right = _by_error(aligned, recorded.reference), False
         elif all_right and failed_edges:
             worst, all_right = [len(recorded.labels) + index for index in failed_edges], False
         checks[stage] += tuple(failed_edges.values())

@@ -18,6 +18,7 @@ from deploytool.errors import BadInput
 from deploytool.host import disk
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Preprocessing
+from deploytool.tasks.rows import DetectionRows
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -51,11 +52,18 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of the answers in FP32 and in FP16: the largest of all parts, and that of each of the `parts`."""
+    """The noise of the answers in FP32 and in FP16: the largest of all parts, and that of each of the `parts`.
+
+    `rows` are the detections that the model selected, which are compared as a set; None for other models. `swapped32`
+    and `swapped16` are the shares of these that its suppression keeps instead of others of nearly equal score.
+    """
 
     fp32: Floor
     fp16: Floor
     parts: tuple[Perturbation, ...] = ()
+    rows: DetectionRows | None = field(default=None, metadata={"optional": True})
+    swapped32: float = field(default=0.0, metadata={"optional": True})
+    swapped16: float = field(default=0.0, metadata={"optional": True})
 
 
 @dataclass(frozen=True)

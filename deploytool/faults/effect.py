@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Golden
+from deploytool.parity import detection_rows
 from deploytool.parity.metrics import MARGIN32
 from deploytool.results.output_parts import OutputPart, same_value
 
@@ -29,6 +30,7 @@ def effects(got: Arrays, expected: Arrays, sample: Golden, limit: float, fp32: f
 
     `sample` gives the size and the FP32 rounding error of each channel, `fp32` is the tolerance in FP32.
     """
+    got = detection_rows.aligned_by_most(got, expected, sample.noise.rows)
     by_output = [_effects(got[name], array, name, sample, fp32, limit) for name, array in expected.items()]
     largest: Floats = np.max(by_output, axis=0)
     return largest

@@ -30,6 +30,7 @@ from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import storage, weights
+from deploytool.spec import Preprocessing
 
 _SEED = 1 << 20  # of fresh cases: golden samples are drawn with other seeds
 _PARALLEL = 4  # faults tried at once, given as many cores: each holds a graph and its answers
@@ -41,7 +42,8 @@ class Subject:
     """The graph that ships, the graph it was made from, and the golden sample whose checks are tested.
 
     `half` says that the graph computes in FP16; `state` holds the source model's weights by name; `fresh` holds inputs
-    that are not in the sample, and `pixels` their images.
+    that are not in the sample, and `pixels` their images. `preprocessing` has the normalisation of images, which may be
+    part of the graph.
     """
 
     graph: Path
@@ -52,6 +54,7 @@ class Subject:
     state: Mapping[str, Weight]
     pixels: images.Pixels
     fresh: Arrays
+    preprocessing: Preprocessing
 
 
 def subject(
@@ -71,7 +74,8 @@ def subject(
     pixels, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
     allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(source)
     state = {name: np.frombuffer(value.data, value.dtype).reshape(value.shape) for name, value in floats.items()}
-    return Subject(graph, before, half, sample, allowed, state, pixels, inputs)
+    how = model.normalisation or sample.preprocessing
+    return Subject(graph, before, half, sample, allowed, state, pixels, inputs, how)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def prepare(subject: Subject) -> CheckSet:
     """Runs the graph without faults and returns its checks."""
     model = storage.load(subject.graph)
     widened = fp16_emulation.emulate(model, results=False) if subject.half else model
-    graph, checks = FaultGraph(widened, subject.half, subject.state, subject.sample.preprocessing), _checks(subject)
+    graph, checks = FaultGraph(widened, subject.half, subject.state, subject.preprocessing), _checks(subject)
     with _start(graph) as session:
         got, answers = (replay(session, inputs, SMALL_BATCHES) for inputs in (subject.sample.inputs, subject.fresh))
     sound = not any(_try(got, check).caught for check in checks.values())

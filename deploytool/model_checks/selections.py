@@ -15,7 +15,7 @@ from deploytool.data.golden import Arrays
 from deploytool.loading.graph.node import Node
 from deploytool.model_checks import source_lines
 from deploytool.model_checks.dataflow import OperatorListener
-from deploytool.parity import metrics, noise
+from deploytool.parity import detection_rows, metrics, noise
 from deploytool.results.report import IMPLAUSIBLE
 from deploytool.spec import Model
 
@@ -42,17 +42,22 @@ def find(module: nn.Module, model: Model, inputs: Arrays) -> tuple[str, ...]:
         for run in noise.random_fp32_runs(module, model):
             with _Selections() as free:
                 moved = run(inputs)
-            if metrics.compare(moved, answers).max_error <= IMPLAUSIBLE or len(free.made) != len(exact.made):
+            if _error(moved, answers, model) <= IMPLAUSIBLE or len(free.made) != len(exact.made):
                 continue
             with _Selections(held=exact.made):
                 held = run(inputs)
-            if metrics.compare(held, answers).max_error <= IMPLAUSIBLE:
+            if _error(held, answers, model) <= IMPLAUSIBLE:
                 pairs = zip(exact.made, free.made, strict=True)
                 changed = (one.place for one, other in pairs if not torch.equal(one.indices, other.indices))
                 return tuple(dict.fromkeys(changed))
     except Exception:  # this probe is optional: user code and torch may raise anything while they are followed
         return ()
     return ()
+
+
+def _error(got: Arrays, expected: Arrays, model: Model) -> float:
+    """The largest relative error; the detections that the model selects are aligned before."""
+    return metrics.compare(detection_rows.aligned_for(model, got, expected), expected).max_error
 
 
 class _Selections(OperatorListener):

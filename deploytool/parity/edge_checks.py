@@ -6,13 +6,12 @@ constant does, the order in which FP32 numbers are added may decide the answer. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from deploytool.data.golden import Arrays, Edge, Golden
-from deploytool.parity import golden_scale, metrics
+from deploytool.data.golden import Arrays, Edge, Golden, Noise
+from deploytool.parity import detection_rows, golden_scale, metrics
 from deploytool.parity.metrics import Tolerances
-from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Check, Limits, Tolerance
 
 _NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no meaningful direction or power
@@ -25,10 +24,12 @@ def check(
 ) -> Check | None:
     """The comparison with the FP64 answer; if it fails by golden noise, the noise measured at the edge decides.
 
-    Integer outputs are compared in FP32 only: FP16 rounding changes them wherever two values tie, as they do all over
-    an image of one colour. None if no output is left to compare. Raises ValueError for answers of other shapes.
+    Integer outputs are compared in FP32 only, except classes of detections, which are aligned: FP16 rounding changes
+    them wherever two values tie, as they do all over an image of one colour. None if no output is left to compare.
+    Raises ValueError for answers of other shapes.
     """
-    names = [name for name, array in edge.reference.items() if not half or array.dtype.kind == "f"]
+    along = sample.noise.rows.outputs if sample.noise.rows else ()
+    names = [name for name, array in edge.reference.items() if not half or array.dtype.kind == "f" or name in along]
     if not names:
         return None
     parts = [moved.part for moved in sample.noise.parts]
@@ -46,15 +47,16 @@ def check(
     return min(by_golden_noise, by_edge_noise, key=lambda check: len(check.broken))
 
 
-def error(got: Arrays, edge: Edge, reference: Arrays, parts: Sequence[OutputPart]) -> float:
+def error(got: Arrays, edge: Edge, reference: Arrays, noise: Noise) -> float:
     """The largest error of `got` at an edge case, relative to the scale of the golden answers `reference`."""
+    parts = [moved.part for moved in noise.parts]
+    got = detection_rows.aligned_by_most(got, edge.reference, noise.rows)
     answered, expected = (golden_scale.beside_largest(arrays, reference, parts) for arrays in (got, edge.reference))
     return metrics.compare(answered, expected, parts=parts).max_error
 
 
 def _lenient(tolerance: Tolerance) -> Tolerance:
-    figures = {"cosine": _NO_COSINE, "snr_db": _NO_SNR_DB}
-    if not isinstance(tolerance, Limits):
-        return replace(tolerance, **figures)
-    parts = tuple(replace(limit, tolerance=replace(limit.tolerance, **figures)) for limit in tolerance.parts)
-    return replace(tolerance, **figures, parts=parts)
+    lenient = replace(tolerance, cosine=_NO_COSINE, snr_db=_NO_SNR_DB)
+    if not isinstance(lenient, Limits):
+        return lenient
+    return replace(lenient, parts=tuple(replace(limit, tolerance=_lenient(limit.tolerance)) for limit in lenient.parts))

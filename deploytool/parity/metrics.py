@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data.golden import Arrays, Floor, Golden, Noise, Perturbation
+from deploytool.parity import detection_rows, scales
 from deploytool.parity.agreement import wilson
 from deploytool.results.output_parts import OutputPart, same_value
 from deploytool.results.report import (
@@ -32,11 +33,11 @@ from deploytool.results.report import (
     Tolerance,
 )
 from deploytool.spec import Precision
+from deploytool.tasks.rows import DetectionRows
 
 MARGIN32 = Floor(max_error=16.0, rms=4.0)  # tolerances are these multiples of the noise
 MARGIN16 = Floor(max_error=4.0, rms=4.0)
 _ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # one rounding: the least noise assumed
-_MIN_SCALE = 0.1  # of the largest case: smaller cases are judged on this scale, or their noise would decide
 _UNEVEN = 3.0  # the rms error of one case may be that many times the rms error of all cases
 _LARGEST_SNR_DB = 400.0  # of equal answers: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of NaN and infinity
@@ -73,9 +74,11 @@ def _limits(noise: Noise, precision: Precision, margin: Floor, least: Floor, req
         tied = moved.tied32 if precision is Precision.FP32 else moved.tied16
         return Limit(moved.part, replace(tolerance(getattr(moved, precision)), equal=1 - _MOST_TIES * tied))
 
+    swapped = margin.max_error * (noise.swapped32 if precision is Precision.FP32 else noise.swapped16)
+    rows = replace(noise.rows, swapped=swapped) if noise.rows else None
     whole = tolerance(getattr(noise, precision))
     figures = {field.name: getattr(whole, field.name) for field in fields(Tolerance)}
-    return Limits(**figures, parts=tuple(map(limit, noise.parts)))
+    return Limits(**figures, parts=tuple(map(limit, noise.parts)), rows=rows)
 
 
 def _tolerance(noise: Floor, margin: Floor, least: Floor, requested: float | None) -> Tolerance:
@@ -91,13 +94,21 @@ def check(got: Arrays, expected: Arrays, against: str, tolerance: Tolerance, tie
 
     Two classes whose scores differ by at most twice the tolerated error are tied, and either may come first. `ties`
     holds, for outputs compared by equality, the range (least, most) in which rounding alone may move each value.
+    Detections that a model selected are aligned before.
     """
-    checked = [_check_part(got, expected, limit, ties) for limit in _limits_for(expected, tolerance)]
+    limits, rows = list(_limits_for(expected, tolerance)), _rows(tolerance)
+    got, ties = detection_rows.aligned(got, expected, rows, limits), detection_rows.ordered_ties(ties, expected, rows)
+    checked = [_check_part(got, expected, limit, ties) for limit in limits]
     worst, *others = sorted(checked, key=_strain, reverse=True)
     parity, shares = worst.parity, [part.parity.equal for part in checked if part.parity.equal]
     if shares and not parity.equal:
         parity = replace(parity, equal=min(shares, key=lambda equal: equal.share))
     return Check(against, parity, worst.tolerance, worst.broken, worst.part, (worst, *others) if others else ())
+
+
+def _rows(tolerance: Tolerance) -> DetectionRows | None:
+    """The detections that a model selected; None for other models."""
+    return tolerance.rows if isinstance(tolerance, Limits) else None
 
 
 def _limits_for(expected: Arrays, tolerance: Tolerance) -> Iterator[Limit]:
@@ -125,7 +136,9 @@ def _check_part(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> Pa
 
 def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:
     """Whether a part of `got` breaks the tolerance against `expected` and is further from FP64 than `expected` is."""
-    for limit in _limits_for(expected, tolerance):
+    limits, rows = list(_limits_for(expected, tolerance)), _rows(tolerance)
+    got, expected = (detection_rows.aligned(arrays, sample.reference, rows, limits) for arrays in (got, expected))
+    for limit in limits:
         if _check_part(got, expected, limit, sample.ties32).broken:
             part, reference = limit.part, sample.reference[limit.part.output]
             of_got, of_expected = (
@@ -201,7 +214,7 @@ def rms_errors(got: Arrays, expected: Arrays) -> Floats:
             np.linalg.norm(np.asarray(values, np.float64).reshape(len(array), -1), axis=1)
             for values in (np.subtract(got[name], array, dtype=np.float64), array)
         )
-        by_output.append(np.nan_to_num(error, nan=np.inf) / _scales(signal))
+        by_output.append(np.nan_to_num(error, nan=np.inf) / scales.of_cases(signal))
     largest: Floats = np.max(by_output, axis=0)
     return largest
 
@@ -209,14 +222,10 @@ def rms_errors(got: Arrays, expected: Arrays) -> Floats:
 def _errors(got: Floats, expected: Floats) -> Floats:
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.nan_to_num(np.abs(got - expected), nan=_WORST, posinf=_WORST)
-        largest: Floats = difference.reshape(len(difference), -1).max(axis=1, initial=0.0) / _scales(np.abs(expected))
+        largest: Floats = difference.reshape(len(difference), -1).max(axis=1, initial=0.0) / scales.of_cases(
+            np.abs(expected)
+        )
     return largest.clip(max=_WORST)
-
-
-def _scales(sizes: Floats) -> Floats:
-    """The scale of each case: its largest value, but no less than a tenth of the largest of all cases."""
-    largest: Floats = sizes.reshape(len(sizes), -1).max(axis=1, initial=0.0)
-    return np.maximum(largest, _MIN_SCALE * largest.max(initial=0.0)) if largest.any() else np.ones(len(sizes))
 
 
 def _compare_part(
@@ -262,7 +271,7 @@ def _compare(got: Floats, expected: Floats, part: OutputPart, tie: float) -> Par
         got, expected = np.where(marked, 0.0, got), np.where(marked, 0.0, expected)
     if bad:
         return Parity(_WORST, cosine=-1.0, snr_db=-_LARGEST_SNR_DB, top1=0.0, top5=0.0, invalid=bad)
-    ties = tie * _scales(np.abs(expected))
+    ties = tie * scales.of_cases(np.abs(expected))
     scores = np.where(marked, -np.inf, got), np.where(marked, -np.inf, expected)
     return Parity(
         max_error=float(_errors(got, expected).max(initial=0.0)),
@@ -285,7 +294,9 @@ def _cosine(got: Floats, expected: Floats) -> float:
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     cosines = (a * b).sum(axis=1) / np.where(lengths == 0, 1, lengths)
     sizes = np.linalg.norm(b, axis=1)
-    turned = (1 - np.where(both_zero, 1.0, cosines)) * (sizes / _scales(sizes)) ** 2  # half the square of the angle
+    turned = (1 - np.where(both_zero, 1.0, cosines)) * (
+        sizes / scales.of_cases(sizes)
+    ) ** 2  # half the square of the angle
     return float(1 - turned.max(initial=0.0))
 
 
@@ -296,7 +307,7 @@ def _snr_db(error: Floats, expected: Floats) -> float:
         return _LARGEST_SNR_DB
     if not signal.any():
         return -_LARGEST_SNR_DB
-    return -20 * math.log10((noise / _scales(signal)).max())
+    return -20 * math.log10((noise / scales.of_cases(signal)).max())
 
 
 def _agreement(got: Floats, expected: Floats, count: int, ties: Floats) -> float | None:

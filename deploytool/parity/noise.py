@@ -26,10 +26,11 @@ from deploytool.data.golden import Arrays, Edge, Floor, Noise
 from deploytool.errors import StageFailed
 from deploytool.host import memory
 from deploytool.loading import weights_file
-from deploytool.parity import elementary, metrics, noise_floor, rational_sigmoid, sequential_sum
+from deploytool.parity import detection_rows, elementary, metrics, noise_floor, rational_sigmoid, sequential_sum
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Model
+from deploytool.tasks.rows import DetectionRows
 
 _CASES = 4  # golden cases on which noise is measured: those with the largest noise
 _DRAWS = 2  # runs with random rounding
@@ -40,6 +41,7 @@ _MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
 _INDICES = (torch.int64, torch.int32, torch.bool)  # types of indices and masks; others are of pixels and samples
 _POSITIONAL = "_deploytool_positional"  # the attribute of tensors that are computed from such values alone
 _STATISTICS = ("running_mean", "running_var")  # of batch norms: in a graph they are folded into the weights
+_SELECTS = ("max_pool1d", "max_pool2d", "max_pool3d", "amax", "amin", "maximum", "minimum")
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with several results
 
 # How often the error of the sequential order counts. How far sums of equal numbers drift depends on their last bits:
@@ -72,35 +74,31 @@ def measure(
     runs that the model does not support.
     """
     probes = _ProbeRuns(module, model)
-    noisiest = _noisiest(probes, model, inputs, reference)
+    noisiest, rows = _noisiest(probes, model, inputs, reference), detection_rows.of_model(model, reference)
     cases = _to_torch({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
-    single = [
-        probes.run("single-case", _case_by_case, cases),
-        probes.run("channels-last", _channels_last, cases),
-    ]
+    single = [probes.run("single-case", _case_by_case, cases), probes.run("channels-last", _channels_last, cases)]
     single += [
         probes.run("random FP32 rounding", _run_rounded, cases, _stochastic_fp32(seed)) for seed in range(_DRAWS)
     ]
     half = [probes.run("nearest FP16 rounding", _run_rounded, cases, _nearest_fp16)]
     half += [probes.run("random FP16 rounding", _run_rounded, cases, _stochastic_fp16(seed)) for seed in range(_DRAWS)]
-    ordered = _supported([probes.run("sequential-sum", _sequential, _to_torch(inputs))], reference)
+    ordered = _supported([probes.run("sequential-sum", _sequential, _to_torch(inputs))], reference, rows)
     noise = noise_floor.noise(
-        _supported(single, truth), _supported(half, truth), truth, ordered, reference, _ORDER_SHARE, parts
+        _supported(single, truth, rows), _supported(half, truth, rows), truth, ordered, reference, _ORDER_SHARE, parts
     )
+    noise = detection_rows.with_rows(noise, rows, single, half, truth)
     return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
 
 
 def perturbed_runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """Runs of the model in FP32, and in FP16 rounded to nearest and at random."""
 
-    def rounded(rounding: Rounding) -> Run:
-        return lambda inputs: _run_rounded(module, model, _to_torch(inputs), rounding)
-
     def unrounded(inputs: Arrays) -> Arrays:
         return _answers(module, model, _to_torch(inputs))
 
-    return (unrounded,), (rounded(_nearest_fp16), rounded(_stochastic_fp16(0)))
+    roundings = _nearest_fp16, _stochastic_fp16(0)
+    return (unrounded,), tuple(_rounded_run(module, model, rounding) for rounding in roundings)
 
 
 def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
@@ -111,11 +109,11 @@ def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
 
 def random_fp32_runs(module: nn.Module, model: Model) -> tuple[Run, ...]:
     """Runs of the model with random FP32 rounding; every call of a run draws other roundings."""
+    return tuple(_rounded_run(module, model, _stochastic_fp32(seed)) for seed in range(_DRAWS))
 
-    def rounded(rounding: Rounding) -> Run:
-        return lambda inputs: _run_rounded(module, model, _to_torch(inputs), rounding)
 
-    return tuple(rounded(_stochastic_fp32(seed)) for seed in range(_DRAWS))
+def _rounded_run(module: nn.Module, model: Model, rounding: Rounding) -> Run:
+    return lambda inputs: _run_rounded(module, model, _to_torch(inputs), rounding)
 
 
 class NoiseAtSizes:
@@ -166,9 +164,9 @@ class _ProbeRuns:
             memory.release_unused()
 
 
-def _supported(answers: Sequence[Arrays | None], truth: Arrays) -> list[Arrays]:
-    """The answers of the supported runs; without any, the truth, whose noise is zero."""
-    return [array for array in answers if array is not None] or [truth]
+def _supported(answers: Sequence[Arrays | None], truth: Arrays, rows: DetectionRows | None) -> list[Arrays]:
+    """The answers of the supported runs, aligned; without any, the truth, whose noise is zero."""
+    return [detection_rows.aligned_by_most(run, truth, rows) for run in answers if run is not None] or [truth]
 
 
 def _noisiest(probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
@@ -184,7 +182,8 @@ def _noisiest(probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Array
         rounded = probes.run("nearest FP16 rounding", _run_rounded, _to_torch(inputs), _nearest_fp16)
     if rounded is None:
         return np.arange(cases)
-    return np.sort(np.argsort(metrics.rms_errors(rounded, reference))[-_CASES:])
+    errors = metrics.rms_errors(detection_rows.aligned_for(model, rounded, reference), reference)
+    return np.sort(np.argsort(errors)[-_CASES:])
 
 
 def _to_torch(arrays: Arrays) -> TorchInputs:
@@ -273,7 +272,7 @@ class _RoundingMode(_ElementaryMode):
         self._rounding = rounding
 
     def result(self, name: str, func: Callable[..., Any], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """The rounded result of a call; a view of an argument is left as it is, since its values are rounded.
+        """The rounded result of a call; views of an argument and selected values are rounded already.
 
         What is computed from sizes and integers alone is left as it is too: every artifact has the same masks and
         positions, and a rounding error in them selects another row of a table.
@@ -281,7 +280,7 @@ class _RoundingMode(_ElementaryMode):
         positional = all(map(_is_positional, _tensors((*args, *named.values()))))
         result = super().result(name, func, args, named)
         _mark(args[:1] if name == "__setitem__" or (args and _writes(name, named)) else (result,), positional)
-        if positional:
+        if positional or name in _SELECTS:
             return result
         if type(result) is tuple and name in _RECURRENT:
             return tuple(_apply(self._rounding, tensor) for tensor in result)

@@ -18,11 +18,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from deploytool.data.golden import Arrays
+from deploytool.parity import detection_rows
 from deploytool.parity.metrics import MARGIN16, MARGIN32
 from deploytool.results.report import COARSEST
+from deploytool.tasks.rows import DetectionRows
 
 _CASES = 4  # on which the perturbation of decision arguments is recorded, and cases in one batch
 _DRAWS = 24  # random perturbations: a tie half as wide as the narrowest that matters is missed once in 3,000 times
+_RUNS = 6  # with other classes of detections: each runs the model on all cases
 _BOTH_SIDES = 2.0  # times the tolerated error: both of two compared values may move towards each other
 _ROUNDING_CALLS = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "floor_divide", "remainder", "fmod", "frac")
 _UNAFFECTED_CALLS = ("isnan", "isinf", "isfinite", "zeros_like", "ones_like", "full_like", "empty_like")
@@ -49,20 +52,60 @@ class Ties:
     fp16: Arrays
 
 
-def find(runs: PerturbedRuns, inputs: Arrays, reference: Arrays, names: Sequence[str]) -> Ties:
+@dataclass(frozen=True)
+class _Choice:
+    """Which of the results of `draws` random perturbations replaces a decision: an extreme, or the last one."""
+
+    extreme: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    draws: int = _DRAWS
+    seed: int = 0
+
+
+def find(
+    runs: PerturbedRuns,
+    inputs: Arrays,
+    reference: Arrays,
+    names: Sequence[str],
+    rows: DetectionRows | None = None,
+) -> Ties:
     """The ties in the outputs `names`; `reference` holds the FP64 answers to the inputs.
 
-    Raises StageFailed where the model does not support such a run.
+    With `rows`, a tie is one of the classes of the same detection, wherever it stands, and the ties hold all outputs
+    of these rows, so that they can be brought into the order of other answers. Raises StageFailed where the model does
+    not support such a run.
     """
     first = {name: array[:_CASES] for name, array in inputs.items()}
     exact = _record(runs.exact, first)
 
     def ends(perturbed: Sequence[Run], margin: float) -> Arrays:
         reach = _reach(exact, [_record(run, first) for run in perturbed], margin)
-        extremes = [_decide_differently(runs.exact, inputs, reach, largest=largest) for largest in (False, True)]
+        if rows is not None:
+            return _of_rows(runs.exact, inputs, reference, reach, rows)
+        extremes = [
+            _decide_differently(runs.exact, inputs, reach, choice)
+            for choice in (_Choice(torch.minimum), _Choice(torch.maximum))
+        ]
         return {name: _span(reference[name], *(extreme[name] for extreme in extremes)) for name in names}
 
     return Ties(ends(runs.single, MARGIN32.max_error), ends(runs.half, MARGIN16.max_error))
+
+
+def _of_rows(
+    run: Run, inputs: Arrays, reference: Arrays, reach: Mapping[Key, list[float]], rows: DetectionRows
+) -> Arrays:
+    """The ends of the classes of every detection over runs that decide at random, and the other values as they are."""
+    least, most = (dict(reference) for _ in range(2))
+    for seed in range(_RUNS):
+        drawn = _decide_differently(run, inputs, reach, _Choice(draws=1, seed=seed))
+        near = detection_rows.near_rows(drawn, reference, rows)
+        least = {name: np.minimum(array, near[name]) for name, array in least.items()}
+        most = {name: np.maximum(array, near[name]) for name, array in most.items()}
+    ends = {name: np.stack([reference[name], reference[name]]) for name in rows.outputs}
+    if rows.classes is not None:
+        name = rows.classes.output
+        for end, found in zip(ends[name], (least, most), strict=True):
+            rows.classes.of(end)[...] = rows.classes.of(found[name])
+    return ends
 
 
 def _batches(inputs: Arrays) -> Iterator[Arrays]:
@@ -110,10 +153,10 @@ def _span(*answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ends.astype(smallest_type)
 
 
-def _decide_differently(run: Run, inputs: Arrays, reach: Mapping[Key, list[float]], *, largest: bool) -> Arrays:
+def _decide_differently(run: Run, inputs: Arrays, reach: Mapping[Key, list[float]], choice: _Choice) -> Arrays:
     answers = []
     for batch in _batches(inputs):
-        with _ReplaceDecisions(reach, largest=largest):
+        with _ReplaceDecisions(reach, choice):
             answers.append(run(batch))
     return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
@@ -159,19 +202,20 @@ class _RecordArguments(_DecisionMode):
 
 
 class _ReplaceDecisions(_DecisionMode):
-    """Replaces each decision by the least or the largest that perturbed arguments lead to."""
+    """Replaces each decision by one, or by the least or the largest, that perturbed arguments lead to."""
 
-    def __init__(self, reach: Mapping[Key, list[float]], *, largest: bool) -> None:
+    def __init__(self, reach: Mapping[Key, list[float]], choice: _Choice) -> None:
         super().__init__()
         self._reach, self._random = reach, torch.Generator().manual_seed(0)
-        self._extreme = torch.maximum if largest else torch.minimum
+        self._choice = choice
+        self._random.manual_seed(choice.seed)
 
     def decided(self, call: _Call, key: Key, arguments: list[torch.Tensor]) -> Any:
         reach = self._reach.get(key)
         if not reach or not any(reach):
             return call.result
         extremes = [tensor.clone() for tensor in _tensors(call.result)]
-        for _ in range(_DRAWS):
+        for _ in range(self._choice.draws):
             moved = [self._perturbed(value, _BOTH_SIDES * by) for value, by in zip(arguments, reach, strict=True)]
             for extreme, other in zip(extremes, _tensors(call.repeat(moved)), strict=True):
                 decides = call.name in _ROUNDING_CALLS or not extreme.is_floating_point()
@@ -180,9 +224,11 @@ class _ReplaceDecisions(_DecisionMode):
         return _rebuilt(call.result, iter(extremes))
 
     def _extreme_of(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        if self._choice.extreme is None:
+            return second
         if first.dtype == torch.bool:
-            return self._extreme(first.byte(), second.byte()).bool()
-        return self._extreme(first, second)
+            return self._choice.extreme(first.byte(), second.byte()).bool()
+        return self._choice.extreme(first, second)
 
     def _perturbed(self, value: torch.Tensor, by: float) -> torch.Tensor:
         drawn = torch.rand(value.shape, generator=self._random, dtype=value.dtype).to(value.device)

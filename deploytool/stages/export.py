@@ -229,10 +229,18 @@ def _other_batches(task: _Task) -> tuple[ReferenceCases, ...]:
             f"batch size {count}",
             first(cases.inputs, count),
             first(cases.answers, count),
-            first(cases.ties, count),
+            _ties_of(cases.ties, count),
         )
         for count in counts
     )
+
+
+def _ties_of(ties: Arrays, count: int) -> Arrays:
+    """The ties (2, cases, ...) of the first `count` cases, repeated from the first where there are fewer."""
+    return {
+        name: np.stack([np.resize(end, (count, *end.shape[1:])) for end in (least, most)])
+        for name, (least, most) in ties.items()
+    }
 
 
 def _trace_warnings(

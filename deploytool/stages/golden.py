@@ -20,7 +20,16 @@ from deploytool.errors import BadInput, StageFailed
 from deploytool.host import memory
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import selections
-from deploytool.parity import coverage, edge_checks, metrics, noise, noise_floor, ties
+from deploytool.parity import (
+    coverage,
+    detection_rows,
+    edge_checks,
+    metrics,
+    noise,
+    noise_floor,
+    normalised_pixels,
+    ties,
+)
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.artifact import Notes
@@ -60,7 +69,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes pixels, inputs, FP32 outputs and FP64 outputs of the golden cases: the user's data or synthetic images.
 
     Raises BadInput if the user's data cannot be used, StageFailed if the model returns NaN, overflows
-    in FP32, or has an output without elements.
+    in FP32, or has an output without elements; ParityFailed if its normalisation of pixels is not the declared one.
     """
     source = inputs.source()
     model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
@@ -80,12 +89,14 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         problem = f"the output {empty[0]} has no elements ({sizes}), so that nothing of it can be compared"
         raise StageFailed(problem, "leave it out (--output), or give inputs for which it has some (--inputs)")
     reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
+    outputs = detection_rows.in_order(outputs, reference, detection_rows.of_model(model, reference))
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
         raise StageFailed("the model returns NaN, or values that overflow in FP32 but not in FP64", "check its weights")
     measured = noise.measure(module, model, cases.inputs, reference)
     edges, order_remarks = _judgeable(edges, single, reference, measured.noise)
     tied, tie_remarks = _find_ties(module, model, weights, cases.inputs, reference, measured.noise)
     floor = noise_floor.tied(measured.noise, tied.fp32, tied.fp16)
+    normalised = _normalisation_notes(weights, model, cases.inputs, outputs, floor, tied)
     answers = (outputs, reference, cases.labels, model.preprocessing, floor, edges, tied.fp32, tied.fp16)
     golden.write(out, Golden(cases.pixels, cases.inputs, *answers))
     return {
@@ -93,6 +104,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "smallest_margin": float(_margins(model, outputs).min()),
         "selections": list(_selections(module, model, cases.inputs, measured.noise)),
         "classes": list(class_names.check_count(model, cases.classes)),
+        **normalised,
         "remarks": [
             *_input_remarks(job, model),
             *coverage_remarks,
@@ -103,6 +115,15 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             *order_remarks,
         ],
     }
+
+
+def _normalisation_notes(
+    weights: Path, model: Model, inputs: Arrays, outputs: Arrays, floor: Noise, tied: Ties
+) -> dict[str, Json]:
+    """The error of a model that takes pixels against the model itself; raises ParityFailed if it is too large."""
+    if model.normalisation is None:
+        return {}
+    return {"normalisation_error": normalised_pixels.check(weights, inputs, outputs, floor, tied.fp32)}
 
 
 def _exact(
@@ -154,8 +175,11 @@ def _edge_cases(
         except StageFailed as error:
             remarks.append(f"edge case {case.name} is left out: {error}")
             continue
-        parity = metrics.compare(outputs, reference)
-        if parity.invalid:
+        parity = metrics.compare(detection_rows.aligned_for(model, outputs, reference), reference)
+        rows = detection_rows.of_model(model, reference)
+        if detection_rows.are_arbitrary(reference, rows):
+            remarks.append(f"edge case {case.name} is left out: many detections have equal scores there")
+        elif parity.invalid:
             remarks.append(f"edge case {case.name} is left out: the model returns NaN or infinite values")
         elif parity.max_error > COARSEST:
             remarks.append(
@@ -179,7 +203,7 @@ def _judgeable(
             answers = noise.sequential_answers(single, edge.inputs)
         except StageFailed:  # the noise is measured without such a run too, and has a remark
             answers = edge.outputs
-        moved = edge_checks.error(answers, edge, reference, [each.part for each in floor.parts])
+        moved = edge_checks.error(answers, edge, reference, floor)
         if noise.ORDER_FACTOR * moved > COARSEST:
             cause = f"the order of FP32 sums alone changes the model's output by {moved:.1e}"
             remarks.append(f"edge case {edge.name} is left out: {cause}")
@@ -193,7 +217,10 @@ def _input_remarks(job: Job, model: Model) -> list[str]:
     source = [f"golden inputs are read from {job.options.inputs.path}"] if job.options.inputs else []
     preprocessing, tensors = model.preprocessing, model.preprocessing.images(model.inputs)
     shown = preprocessing.assumed or bool(preprocessing.stated) or any(tensor.dtype == "uint8" for tensor in tensors)
-    return [*source, *([preprocess.describe(preprocessing, tensors)] if tensors and shown else [])]
+    lines = [preprocess.describe(preprocessing, tensors)] if tensors and shown else []
+    if model.normalisation is not None:
+        lines.append(f"in the graph: {preprocess.describe_normalisation(model.normalisation, model.normalised)}")
+    return [*source, *lines]
 
 
 def _find_ties(
@@ -207,7 +234,7 @@ def _find_ties(
     try:
         with eager.start(weights, double=True) as double:
             runs = PerturbedRuns(lambda feeds: double(**feeds), single, half)
-            return ties.find(runs, inputs, reference, names), []
+            return ties.find(runs, inputs, reference, names, measured.rows), []
     except (StageFailed, RuntimeError, TypeError, ValueError) as error:  # raised by the user's code
         reason = " ".join(str(error).split())
         return Ties({}, {}), [f"the ties in {', '.join(names)} cannot be determined: {reason}"]
@@ -233,9 +260,10 @@ def _read_images(job: Job, model: Model) -> _Cases:
     if other is not None:
         sizes = " and ".join(f"{image.shape[0]} × {image.shape[1]}" for image in (fitted[0], fitted[other]))
         names = f"{folder.paths[0].name} and {folder.paths[other].name}"
-        raise BadInput(
-            f"{names} are {sizes}: golden images must share one size", "state the size: --crop 96, or --crop 96x128"
-        )
+        remedy = "state the size: --crop 96, or --crop 96x128"
+        if preprocessing.fit == preprocess.WITHIN:
+            remedy = f"use --fit {preprocess.LETTERBOX}, or images of one shape"
+        raise BadInput(f"{names} are {sizes}: golden images must share one size", remedy)
     pixels = np.stack(fitted)
     array = images.normalise(pixels, preprocessing, tensor)
     if problem := preprocess.size_problem(array.shape, tensor, job.options.sizes):

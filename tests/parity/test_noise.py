@@ -318,3 +318,24 @@ def test_rounding_does_not_move_masks(mask: float, added: bool) -> None:
     measurement = noise_of(MaskedRows(mask, added), model, inputs)
     assert 1e-8 < measurement.fp32.max_error < 1e-5
     assert 1e-4 < measurement.fp16.max_error < 1e-2
+
+
+class Peaks(nn.Module):
+    """Scores that are the largest of their neighbourhood, as in CenterNet: the rest are zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scores = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.scores(image)
+        return scores * (scores == nn.functional.max_pool2d(scores, 3, 1, 1))
+
+
+def test_rounding_does_not_move_a_peak_from_the_largest_of_its_neighbourhood() -> None:
+    inputs, outputs = (Tensor("image", ("batch", 3, 16, 16)),), (Tensor("peaks", ("batch", 4, 16, 16)),)
+    model = Model("own", "own", inputs=inputs, outputs=outputs)
+    given = {"image": np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)}
+    measurement = noise_of(Peaks(), model, given)
+    assert 1e-8 < measurement.fp32.max_error < 1e-5

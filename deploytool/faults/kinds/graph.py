@@ -23,6 +23,7 @@ _LAYERS = ("Conv", "Gemm", "MatMul")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _BATCH = 7  # of the shapes that are inferred twice: sides that differ with the next batch are free
 _ZERO_AND_UP = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Softplus")
+_NORMALISING = ("Add", "Cast", "Div", "Gather", "Mul", "Slice", "Sub", "Transpose")
 _KEEP_SIGN = (
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "Dropout"),
     *("Reshape", "Flatten", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze", "Gather"),
@@ -112,13 +113,26 @@ class FaultGraph:
         self._weights[name].CopyFrom(tensor)
 
     def images(self) -> list[str]:
-        """The floating-point inputs that are batches of images of three channels."""
+        """The tensors that are batches of images of three channels: inputs, or pixels (uint8) after normalisation."""
         names = []
         for value in self.model.graph.input:
             sides = value.type.tensor_type.shape.dim
-            if value.name not in self._weights and len(sides) == 4 and sides[1].dim_value == 3 and _is_float(value):
-                names.append(value.name)
+            if value.name in self._weights or len(sides) != 4:
+                continue
+            if _is_float(value):
+                names += [value.name] if sides[1].dim_value == 3 else []
+            elif value.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+                names += self._normalised(value.name)
         return names
+
+    def _normalised(self, pixels: str) -> list[str]:
+        """The tensor that arithmetic with constants makes of pixels, if it has three channels."""
+        name = pixels
+        while len(readers := self.consumers(name)) == 1 and readers[0].op_type in _NORMALISING:
+            if not all(map(self.has_weight, readers[0].input[1:])):
+                break
+            name = readers[0].output[0]
+        return [name] if name != pixels and self.shapes.get(name, [])[1:2] == [3] else []
 
     def insert(self, tensor: str, op: str, weight: Weight, axis: int | None = None) -> None:
         """Inserts a node between a tensor and all its consumers; `weight` is its second input."""
