@@ -14,6 +14,7 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends.session import Array, Session, until_end
+from deploytool.data import pixel_inputs
 from deploytool.errors import BadInput, DeployError, MissingBackend, StageFailed
 from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file
@@ -27,6 +28,7 @@ __all__ = [
     "call_module",
     "exportable_module",
     "load_module",
+    "load_original",
     "load_state",
     "make_session",
     "named_outputs",
@@ -68,6 +70,14 @@ def check_state(state: Mapping[str, Any], model: Model) -> None:
 def load_module(path: Path) -> nn.Module:
     """The model of a weights file, on the CPU, in evaluation mode, built with a fixed random seed."""
     return load_state(weights_file.definition(path), load_file(path))
+
+
+def load_original(path: Path) -> nn.Module:
+    """The model of a weights file with its own image inputs, where that file's model takes pixels."""
+    model = pixel_inputs.original(weights_file.definition(path))
+    if model.given is not None:
+        return build.build(model).module  # its weights are in its own file
+    return load_state(model, load_file(path))
 
 
 def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:

@@ -51,8 +51,9 @@ def start(
     """Loads a graph, from a file or from its bytes, on "cpu", "cuda" or "tensorrt"; never falls back to another device.
 
     `threads` is the number of threads for one operator; 0 takes OMP_NUM_THREADS, as torch does, and without it ONNX
-    Runtime chooses. `optimise` can be turned off on the CPU only. Without `batch_first`, the batch may be anywhere: inputs are not split into batches of a fixed size. A
-    graph in bytes may name weights that are passed in `weights`, or that are in side files in `folder`.
+    Runtime chooses. `optimise` can be turned off on the CPU only. Without `batch_first`, the batch may be anywhere:
+    inputs are not split into batches of a fixed size. A graph in bytes may name weights that are passed in `weights`,
+    or that are in side files in `folder`.
     """
     options = _session_options(threads, optimise=optimise or device != "cpu")
     pass_weights(options, weights, folder)

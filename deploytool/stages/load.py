@@ -10,12 +10,12 @@ from torch import nn
 
 from deploytool import serde
 from deploytool.backends import eager
-from deploytool.data import synthetic
+from deploytool.data import normalised_inputs, pixel_inputs, synthetic
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
-from deploytool.loading import factory, weights_file
+from deploytool.loading import factory, meaning, weights_file
 from deploytool.loading.checkpoints import checkpoint, random_init
-from deploytool.loading.module import arguments, build
+from deploytool.loading.module import arguments, build, pixels
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.results.artifact import Notes
@@ -47,36 +47,40 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             eager.check_state(state, model)
             result = probe.examine(model, state, options)
     memory_estimate.check_answers(result.model, options)
-    eager.save(state, result.model, out)
+    settled, told = meaning.settle(result.model)
+    eager.save(state, settled, out)
     return {
         "weights": origin,
         "parameters": parameters,
-        "model": serde.encode(result.model),
-        "remarks": [*remarks, *result.remarks],
+        "model": serde.encode(settled),
+        "remarks": [*remarks, *result.remarks, *told],
     }
 
 
 def _with_weights(model: Model, options: Options) -> tuple[Model, nn.Module, str, tuple[str, ...]]:
     """The model, adapted to the checkpoint if there is one, its module, the origin of the weights, and remarks."""
+    own = pixel_inputs.original(model)  # a checkpoint was trained with images, and random weights are the same for both
     if options.weights is not None:
         if not factory.is_zoo(model.factory):
             build.build(model)  # first: an error of the user's code must not be blamed on the checkpoint
-        loaded = checkpoint.load(Path(options.weights.path), model, trust_code=options.trust_code)
-        built = build.build(loaded.model)
+        loaded = checkpoint.load(Path(options.weights.path), own, trust_code=options.trust_code)
+        adapted = pixel_inputs.as_before(loaded.model, model)
+        built = build.build(adapted)
         built.module.load_state_dict(loaded.state)
         origin = f"{loaded.layout} checkpoint, SHA-256 {options.weights.digest}"
         remark = (f"the weights are {loaded.unwrapped}",) if loaded.unwrapped else ()
-        return loaded.model, built.module, origin, (*built.remarks, *remark)
-    built, origin = build.build(model), "as created by the factory"
-    if factory.is_zoo(model.factory):
-        origin, typical = f"seed {options.seed}", synthetic.sides(options.sizes, "typical")
-        cases = probe.draw_cases(model, options, 2)
-        tensors = {name: torch.tensor(array) for name, array in cases.items()}
-        eager.call_module(built.module, model, tensors)  # raises StageFailed if the model does not run
-        with eager.using_threads(1):  # the order of a sum, and so the weights, would depend on the number of threads
-            _, inputs = synthetic.draw(model, _IMAGES, options.seed + 1, typical)
-            random_init.calibrate(built.module, torch.from_numpy(inputs[model.inputs[0].name]))
-    return model, built.module, origin, built.remarks
+        return adapted, built.module, origin, (*built.remarks, *remark)
+    if not factory.is_zoo(model.factory):
+        built = build.build(model)
+        return model, built.module, "as created by the factory", built.remarks
+    built, typical = build.build(own), synthetic.sides(options.sizes, "typical")
+    cases = normalised_inputs.make(model, probe.draw_cases(model, options, 2))
+    tensors = {name: torch.tensor(array) for name, array in cases.items()}
+    eager.call_module(built.module, own, tensors)  # raises StageFailed if the model does not run
+    with eager.using_threads(1):  # the order of a sum, and so the weights, would depend on the number of threads
+        _, inputs = synthetic.draw(own, _IMAGES, options.seed + 1, typical)
+        random_init.calibrate(built.module, torch.from_numpy(inputs[own.inputs[0].name]))
+    return model, pixels.taking(built.module, model), f"seed {options.seed}", built.remarks
 
 
 def _state(module: nn.Module, model: Model, options: Options) -> dict[str, Any]:

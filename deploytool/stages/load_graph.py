@@ -14,6 +14,7 @@ from deploytool import serde
 from deploytool.backends import eager
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
+from deploytool.loading import meaning
 from deploytool.loading.graph import definition, structure, trial
 from deploytool.loading.module import build
 from deploytool.loading.stage_inputs import StageInputs
@@ -44,12 +45,13 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         _check_weights(state, model)
         result = probe.examine(model, state, options)
     memory_estimate.check_answers(result.model, options)
-    eager.save(state, result.model, out)
+    settled, told = meaning.settle(result.model)
+    eager.save(state, settled, out)
     return {
         "weights": f"the initialisers of {Path(model.factory).name}",
         "parameters": sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point()),
-        "model": serde.encode(result.model),
-        "remarks": [*_remarks(result.model), *result.remarks],
+        "model": serde.encode(settled),
+        "remarks": [*_remarks(settled), *result.remarks, *told],
     }
 
 

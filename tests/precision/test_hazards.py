@@ -98,6 +98,29 @@ def test_angles_of_positions_stay_in_fp32(tmp_path: Path) -> None:
     assert error(made.conversion.half, made.truth, 512) > 10 * LIMIT
 
 
+class BestRow(torch.nn.Module):
+    """The row that has the largest of all values, whose index is divided as the dynamo exporter does it."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        places = tokens.flatten(1).topk(1, 1).indices
+        rows = torch.floor(places.to(tokens.dtype) / tokens.shape[2]).long()
+        return tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def test_indices_of_a_selection_are_divided_in_fp32(tmp_path: Path) -> None:
+    given, path = tokens()["tokens"], tmp_path / "single.onnx"
+    given[:, 64, 31] = 10.0  # place 2079, which FP16 rounds to 2080: row 65
+    torch.onnx.export(
+        BestRow(), (torch.from_numpy(given),), path, input_names=["tokens"], opset_version=18, dynamo=False
+    )
+    conversion = fp16.convert(onnx.load(path), keep_io=True)
+    kept = hazards.find(conversion).positions
+    assert {node.op_type for node in conversion.nodes if node.name in kept} >= {"Div", "Floor"}
+    for half, right in ((conversion.keeping(kept), True), (conversion.half, False)):
+        (rows,) = fp16_emulation.run_with_range(half, {"tokens": given})[0].values()
+        assert np.allclose(rows[:, 0], given[:, 64], atol=1e-2) is right
+
+
 def test_an_overflow_that_a_tanh_saturates_is_judged_by_what_comes_out(tmp_path: Path) -> None:
     made = exported("GeluOfCubes", tmp_path)
     cube = next(node.output[0] for node in made.conversion.nodes if node.op_type == "Pow")

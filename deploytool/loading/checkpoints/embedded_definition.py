@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deploytool import serde
-from deploytool.data import preprocess
+from deploytool.data import pixel_inputs, preprocess
 from deploytool.errors import BadInput
 from deploytool.spec import Model, Preprocessing
 
@@ -20,7 +20,7 @@ def from_metadata(metadata: Mapping[str, str]) -> Model | None:
     if text is None:
         return None
     try:
-        model = serde.decode(Model, _with_defaults(serde.loads(text), metadata))
+        model = pixel_inputs.original(serde.decode(Model, _with_defaults(serde.loads(text), metadata)))
         valid = preprocess.is_valid(model.preprocessing) and min(model.preprocessing.crop_size) > 0
     except serde.Malformed:
         valid = False

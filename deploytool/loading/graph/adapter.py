@@ -28,14 +28,14 @@ def adapt(model: ModelProto, definition: Model, outputs: Sequence[str]) -> None:
     front: list[NodeProto] = []
     for place, tensor in zip(definition.given.inputs, definition.inputs, strict=True):
         front += _adapt_input(graph, values[place.name], place, tensor, version)
-    _insert(graph, 0, front)
+    insert(graph, 0, front)
     back: list[NodeProto] = []
     for index, (place, name) in enumerate(zip(definition.given.outputs, outputs, strict=True)):
         back += _adapt_output(graph, index, place, name, version)
-    _insert(graph, len(graph.node), back)
+    insert(graph, len(graph.node), back)
 
 
-def _insert(graph: GraphProto, index: int, added: Sequence[NodeProto]) -> None:
+def insert(graph: GraphProto, index: int, added: Sequence[NodeProto]) -> None:
     """Inserts nodes before the node at an index."""
     if added:
         nodes = [*graph.node[:index], *added, *graph.node[index:]]
@@ -75,7 +75,7 @@ def _adapt_input(
     if place.batch_axis == 0:
         rename(graph, place.name, tensor.name)
     else:
-        inner = _unused(graph, f"{place.name}_given")
+        inner = unused(graph, f"{place.name}_given")
         rename(graph, place.name, inner)
         nodes = _move(tensor.name, inner, place, len(tensor.shape), version, back=False)
     value.name = tensor.name
@@ -101,7 +101,7 @@ def _adapt_output(graph: GraphProto, index: int, place: GivenTensor, name: str, 
     else:
         inner = made
         if made == name:
-            inner = _unused(graph, f"{name}_given")
+            inner = unused(graph, f"{name}_given")
             rename(graph, name, inner)
         rank = len(value.type.tensor_type.shape.dim)
         nodes = _move(inner, name, place, rank, version, back=True)
@@ -148,10 +148,10 @@ def rename(graph: GraphProto, old: str, new: str) -> None:
 def _release(graph: GraphProto, name: str) -> None:
     """Gives another name to a tensor inside the graph that has this one."""
     if name not in {value.name for value in (*graph.input, *graph.output)}:
-        rename(graph, name, _unused(graph, name))
+        rename(graph, name, unused(graph, name))
 
 
-def _unused(graph: GraphProto, name: str) -> str:
+def unused(graph: GraphProto, name: str) -> str:
     """The name, or one with a number that no tensor has."""
     nodes = list(structure.nodes(graph, "the graph"))
     used = {entry for node in nodes for entry in (*node.input, *node.output)}

@@ -8,16 +8,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from deploytool.data import normalised_inputs
 from deploytool.spec import GivenTensor, Model
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
 def to_file(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The inputs of the file for one batch of the model's inputs."""
+    """The inputs of the file for one batch of the model's inputs; pixels are normalised, which the file does not do."""
     assert model.given is not None
-    pairs = zip(model.given.inputs, model.inputs, strict=True)
-    return {place.name: _to_file(place, inputs[tensor.name]) for place, tensor in pairs}
+    pairs, own = zip(model.given.inputs, model.inputs, strict=True), normalised_inputs.make(model, inputs)
+    return {place.name: _to_file(place, own[tensor.name]) for place, tensor in pairs}
 
 
 def _to_file(place: GivenTensor, array: Array) -> Array:

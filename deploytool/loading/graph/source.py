@@ -6,7 +6,8 @@ from pathlib import Path
 
 import onnx
 
-from deploytool.loading.graph import adapter, definition, interpreter, preparation, structure, widening
+from deploytool.data import pixel_inputs
+from deploytool.loading.graph import adapter, definition, interpreter, pixels, preparation, structure, widening
 from deploytool.loading.graph.interpreter import GraphModule
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
@@ -15,8 +16,8 @@ from deploytool.spec import Model
 def graph(model: Model) -> onnx.ModelProto:
     """The graph in the file of `model` with the inputs and outputs of the model; big weights stay in its side files.
 
-    FP16 is replaced by FP32, and functions by their nodes. Raises BadInput if the file has changed so that it is no
-    valid graph any more, and StageFailed if a function cannot be inlined.
+    FP16 is replaced by FP32, functions by their nodes, and pixels are normalised. Raises BadInput if the file has
+    changed so that it is no valid graph any more, and StageFailed if a function cannot be inlined.
     """
     path = Path(model.factory)
     loaded = storage.load(path)
@@ -27,7 +28,8 @@ def graph(model: Model) -> onnx.ModelProto:
     if model.given is not None and model.given.half:
         loaded = weights.inlined(loaded)
         widening.widen(loaded)
-    adapter.adapt(loaded, model, definition.output_names(model))
+    adapter.adapt(loaded, pixel_inputs.original(model), definition.output_names(model))
+    pixels.take(loaded, model)
     return loaded
 
 

@@ -18,6 +18,7 @@ from deploytool.host import exception_text
 from deploytool.loading import factory
 from deploytool.loading.graph import source
 from deploytool.loading.hub import doors
+from deploytool.loading.module import pixels
 from deploytool.spec import Model, SourceKind
 
 _SEED = 0
@@ -61,6 +62,7 @@ def build(model: Model) -> BuiltModel:
         module.eval()  # its return value is ignored: a train() of the user may return nothing
     if factory.is_zoo(model.factory):
         _set_constant_size(module, constant=not any(axis > 0 for tensor in model.inputs for axis in tensor.free_axes()))
+    module = pixels.taking(module, model)
     return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in (*made, *removed))))
 
 

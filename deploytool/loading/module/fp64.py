@@ -148,5 +148,6 @@ class _Fp64Mode(TorchFunctionMode):
         if _DTYPE_OF(value) not in _WIDER:
             return value
         if id(value) not in self._converted:
-            self._converted[id(value)] = (value, to_fp64(value))
+            with torch._C.DisableTorchFunction():  # no call of the model, which other modes would see
+                self._converted[id(value)] = (value, to_fp64(value))
         return self._converted[id(value)][1]
