@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -37,9 +37,12 @@ _MAX_SHOWN = 60  # characters of a value in a message
 
 
 def encode(value: object) -> Json:
-    """A dataclass, with its nested values, as JSON values; raises TypeError for other types."""
+    """A dataclass, with its nested values, as JSON values; raises TypeError for other types.
+
+    A field whose metadata has `omitted` is left out if it has its default value: older readers then know all fields.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
+        return {name: encode(item) for name, item in _written(value)}
     if isinstance(value, Enum):
         return encode(value.value)
     if isinstance(value, Mapping):
@@ -49,6 +52,14 @@ def encode(value: object) -> Json:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
+
+
+def _written(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a dataclass that are encoded."""
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if not (field.metadata.get("omitted") and item == field.default):
+            yield field.name, item
 
 
 class Malformed(ValueError):

@@ -193,3 +193,15 @@ def test_a_field_that_earlier_versions_lack_has_its_default() -> None:
     assert serde.decode(Later, {"name": "a", "added": 4}) == Later("a", 4)
     with pytest.raises(serde.Malformed, match="name is missing"):
         serde.decode(Later, {"added": 4})
+
+
+def test_an_omitted_field_is_written_only_with_another_value_than_its_default() -> None:
+    @dataclass(frozen=True)
+    class Newest:
+        name: str
+        added: int = field(default=3, metadata={"optional": True, "omitted": True})
+
+    assert serde.encode(Newest("a")) == {"name": "a"}
+    assert serde.encode(Newest("a", 4)) == {"name": "a", "added": 4}
+    for value in (Newest("a"), Newest("a", 4)):
+        assert serde.decode(Newest, serde.encode(value)) == value

@@ -6,7 +6,7 @@ import hashlib
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from deploytool.errors import Refused
 from deploytool.host import files
 from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
-from deploytool.spec import BATCH, Decision, Option, Precision, Preprocessing, Range, Tensor
+from deploytool.spec import ADDED, BATCH, Decision, Decoding, Option, Precision, Preprocessing, Range, Task, Tensor
 
 SCHEMA = "deploytool.bundle/4"
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
@@ -117,7 +117,8 @@ class Manifest:
     dimension of the inputs, including the batch; `classes` are the class names in order, empty if unknown;
     `floor` is the oldest version of each runtime that was asked for, by its name in `deploytool.runtimes`, and `tried`
     the version of the ONNX Runtime that checked the graphs, empty if none did; `tolerances` limit the deviation of the
-    outputs, by precision; a bundle is only replaced by a higher `sequence`.
+    outputs, by precision; a bundle is only replaced by a higher `sequence`. `task` is what the outputs mean, None if
+    nobody said so; `decoding` is for detectors.
     """
 
     schema: str
@@ -138,6 +139,8 @@ class Manifest:
     engines: tuple[Engine, ...]
     targets: tuple[Decision, ...]
     provenance: Provenance
+    task: Task | None = field(default=None, metadata=ADDED)
+    decoding: Decoding = field(default=Decoding(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -256,12 +259,26 @@ def _model_problem(manifest: Manifest) -> str | None:
         return "it has no inputs or no outputs"
     if not preprocess.is_valid(manifest.preprocessing):
         return "its preprocessing is invalid"
+    if not _is_valid_decoding(manifest.decoding):
+        return "its decoding of boxes is invalid"
     if not all(name.isprintable() for name in manifest.classes):
         return "the name of a class is not printable"
     if not {graph.precision for graph in manifest.graphs} <= set(manifest.tolerances):
         return "a precision has no tolerance"
     parts = [limit.part for limits in manifest.tolerances.values() for limit in limits.parts]
     return None if all(_is_valid_part(part) for part in parts) else "a part of an output is invalid"
+
+
+def _is_valid_decoding(decoding: Decoding) -> bool:
+    """Whether all values of the decoding are known or in range."""
+    return (
+        decoding.boxes in ("xyxy", "xywh", "cxcywh")
+        and decoding.activation in ("none", "sigmoid", "softmax")
+        and decoding.background in ("none", "first", "last")
+        and 0 <= decoding.threshold <= 1
+        and 0 <= decoding.nms <= 1
+        and 0 < decoding.top < 1 << 31
+    )
 
 
 def _is_valid_part(part: OutputPart) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from deploytool.errors import BadInput
-from deploytool.spec import CLASSES_OPTION, Model, Tensor
+from deploytool.spec import CLASSES_OPTION, Model, Task, Tensor
 
 _MAX_BYTES = 1 << 20  # of a file of names
 
@@ -39,12 +41,18 @@ def scored(outputs: Sequence[Tensor], names: Sequence[str]) -> bool:
     return any(tensor.shape[1:2] == (len(names),) for tensor in outputs)
 
 
+def _holds_indices(model: Model) -> bool:
+    """Whether the outputs may hold indices of classes instead of a score for each, so that no number can be checked."""
+    has_integers = any(np.dtype(tensor.dtype).kind in "iu" for tensor in model.outputs)
+    return model.task in (Task.DETECT, Task.TOKENS) or (model.task is Task.SEGMENT and has_integers)
+
+
 def check_count(model: Model, folder: Sequence[str]) -> tuple[str, ...]:
     """The names that fit the model's outputs: its own, or else those of an image folder; none if neither fit.
 
     Raises BadInput if the number of names that the user gave differs from the number of scores.
     """
-    if model.classes and scored(model.outputs, model.classes):
+    if model.classes and (scored(model.outputs, model.classes) or _holds_indices(model)):
         return model.classes
     if CLASSES_OPTION in model.asked:
         shapes = ", ".join(f"{output.name} {' × '.join(map(str, output.shape))}" for output in model.outputs)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,28 +14,35 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deploytool.data.preprocess import pair
+from deploytool.data import opencv_linear, placement
 from deploytool.errors import BadInput
 from deploytool.host import disk
-from deploytool.spec import ImageSize, Preprocessing, Tensor
+from deploytool.spec import Preprocessing, Tensor
 
 Pixels = npt.NDArray[np.uint8]
 Inputs = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating]
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "area": Image.Resampling.BOX,
-    "box": Image.Resampling.BOX,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+
+def _by_pillow(filter: Image.Resampling, pixels: Pixels, height: int, width: int) -> Pixels:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), filter))
+
+
+INTERPOLATIONS: Mapping[str, Callable[[Pixels, int, int], Pixels]] = {
+    "nearest": partial(_by_pillow, Image.Resampling.NEAREST),
+    "bilinear": partial(_by_pillow, Image.Resampling.BILINEAR),
+    "bicubic": partial(_by_pillow, Image.Resampling.BICUBIC),
+    "area": partial(_by_pillow, Image.Resampling.BOX),
+    "box": partial(_by_pillow, Image.Resampling.BOX),
+    "lanczos": partial(_by_pillow, Image.Resampling.LANCZOS),
+    "opencv": opencv_linear.resize,
+}  # an image, uint8 HWC, resized to a height and width
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # not EPS, for which Pillow starts a program
 _MAX_ASPECT = 100  # longer side over shorter side: resizing a line of pixels would fill the memory
 _MAX_PIXELS, _PIXELS_PER_BYTE = 40_000_000, 16  # an image with more pixels must not be compressed further than this
 _STRIP = 1 << 20  # pixels converted at once
 _ORIENTATION = 0x0112  # EXIF tag
+_FIRST_TURNED = 5  # from this orientation on, height and width are exchanged
 _UPRIGHT: Mapping[int, Callable[[Pixels], Pixels]] = {
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -81,6 +89,13 @@ def stored_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path, path) as image:
         return image.height, image.width
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of the image as `read` returns it, without decoding; raises BadInput if it is not an image."""
+    with _opened(path, path) as image:
+        is_turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+        return (image.width, image.height) if is_turned else (image.height, image.width)
 
 
 @contextmanager
@@ -134,32 +149,23 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def fit(pixels: Pixels, how: Preprocessing) -> Pixels:
-    """An image (uint8 HWC) resized and centre-cropped by the preprocessing.
+    """An image (uint8 HWC) resized and cropped or padded by the preprocessing.
 
     Raises BadInput for an unknown interpolation, and for an image that is empty or smaller than the crop.
     """
     if how.interpolation not in INTERPOLATIONS:
         raise BadInput(f"there is no interpolation {how.interpolation!r}", f"choose from {', '.join(INTERPOLATIONS)}")
-    if not pixels.size:
-        raise BadInput("the picture has no pixels", "give one that has some")
-    height, width = _resized(pixels.shape[0], pixels.shape[1], how.resize)
-    high, wide = pair(how.crop) if how.crop else (height, width)
-    if high > height or wide > width:
-        problem = f"a picture of {height} × {width} is smaller than the {high} × {wide} that are to be cut out of it"
-        raise BadInput(problem, "give a larger one, or export again with --resize")
-    top, left = round((height - high) / 2), round((width - wide) / 2)
-    resized = Image.fromarray(pixels).resize((width, height), INTERPOLATIONS[how.interpolation])
-    return np.array(resized.crop((left, top, left + wide, top + high)))
-
-
-def _resized(height: int, width: int, resize: ImageSize) -> tuple[int, int]:
-    """Height and width after resizing to a size, to a shorter side, or not at all (0)."""
-    if isinstance(resize, tuple):
-        return resize
-    if not resize:
-        return height, width
-    shorter = min(height, width)
-    return int(resize * height / shorter), int(resize * width / shorter)
+    placed = placement.place((pixels.shape[0], pixels.shape[1]), how)
+    resized = INTERPOLATIONS[how.interpolation](pixels, *placed.resized)
+    spans = [
+        (max(start, 0), min(start + length, end))
+        for start, length, end in zip(placed.offset, placed.resized, placed.canvas, strict=True)
+    ]
+    (top, bottom), (left, right) = spans
+    above, beside = placed.offset
+    made = np.full((*placed.canvas, 3), how.pad, np.uint8)
+    made[top:bottom, left:right] = resized[top - above : bottom - above, left - beside : right - beside]
+    return made
 
 
 def dead_leaves(count: int, height: int, width: int, seed: int) -> Pixels:

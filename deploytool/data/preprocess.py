@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, replace
 from deploytool.errors import BadInput
 from deploytool.spec import ImageSize, Model, Preprocessing, Range, Tensor
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "box", "lanczos")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "area", "box", "lanczos", "opencv")
+FITS = CROP, LETTERBOX, CORNER, WITHIN = "crop", "letterbox", "letterbox-corner", "within"
 CHANNELS, LAYOUTS, PRESETS = ("RGB", "BGR"), ("NCHW", "NHWC"), ("imagenet", "none")
 MAX_SIDE = 4096  # pixels
 _NUMBERS = ("scale", "mean", "std")
@@ -33,6 +34,8 @@ class StatedPreprocessing:
     crop: ImageSize | None = None
     interpolation: str | None = None
     layout: str | None = None
+    fit: str | None = None
+    pad: int | None = None
 
     def stated_options(self) -> tuple[str, ...]:
         """The names of the stated options, in field order."""
@@ -47,8 +50,8 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
     """
     _check_values(stated)
     how = _numbers(model.preprocessing, stated)
-    geometry = ("channels", "interpolation", "layout")
-    how = replace(how, **{name: getattr(stated, name) for name in geometry if getattr(stated, name) is not None})
+    kept = ("channels", "interpolation", "layout", "fit", "pad")
+    how = replace(how, **{name: getattr(stated, name) for name in kept if getattr(stated, name) is not None})
     if stated.layout is None:
         how = replace(how, layout=_layout(model.inputs, how.layout))
     how = replace(how, stated=_stated(stated))
@@ -56,7 +59,7 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
     if not images:
         if stated.stated_options():
             problem = f"--{_option(stated.stated_options()[0])} needs an image input, and {model.name} has none"
-            raise BadInput(problem, _remedy(model, how))
+            raise BadInput(problem, image_remedy(model, how))
         return model
     if all(tensor.dtype == "uint8" for tensor in images):
         how = _for_bytes(how, stated, images[0])
@@ -67,11 +70,13 @@ def resolve(model: Model, stated: StatedPreprocessing, sizes: Mapping[str, Range
 
 def _check_values(stated: StatedPreprocessing) -> None:
     """Raises BadInput for an unknown choice, and for numbers out of range."""
-    choices = {"preset": PRESETS, "channels": CHANNELS, "layout": LAYOUTS, "interpolation": INTERPOLATIONS}
+    choices = {"preset": PRESETS, "channels": CHANNELS, "layout": LAYOUTS, "interpolation": INTERPOLATIONS, "fit": FITS}
     for name, known in choices.items():
         value = getattr(stated, name)
         if value is not None and value not in known:
             raise BadInput(f"invalid value {value} for --{_option(name)}", f"choose from {', '.join(known)}")
+    if stated.pad is not None and not 0 <= stated.pad <= _WHITE:
+        raise BadInput(f"--pad {stated.pad} is not a pixel", "write a number from 0 to 255")
     names = stated.stated_options()
     if stated.preset and set(names) & set(_NUMBERS):
         other = next(name for name in names if name in _NUMBERS)
@@ -143,6 +148,10 @@ def _sized(
         return how  # the size is not known yet
     ranges = tuple(Range(side, side, side) if isinstance(side, int) else sizes[side] for side in plane)
     typical = (ranges[0].typical, ranges[1].typical)
+    if how.fit != CROP:
+        return _whole(model, how, stated, ranges, typical)
+    if stated.pad is not None:
+        raise BadInput(f"--pad {stated.pad} is for a letterbox, and this crops", f"add --fit {LETTERBOX}")
     crop = pair(stated.crop) if stated.crop is not None else typical
     if crop == (0, 0):
         _check_whole(model, plane)
@@ -163,6 +172,29 @@ def _sized(
         resize = round(crop[0] * how.resize / how.crop)
     _check_enough(resize, crop)
     return replace(how, resize=resize, crop=crop[0] if crop[0] == crop[1] else crop)
+
+
+def _whole(
+    model: Model, how: Preprocessing, stated: StatedPreprocessing, ranges: Sequence[Range], typical: tuple[int, int]
+) -> Preprocessing:
+    """The preprocessing that keeps the whole image, at the stated size or the typical one."""
+    if stated.crop:
+        problem = f"--crop {_side(stated.crop)} cuts pixels off, and --fit {how.fit} keeps the whole picture"
+        raise BadInput(problem, f"state the size as --resize {_side(stated.crop)}, or leave one of them out")
+    if how.fit == WITHIN and all(limits.smallest == limits.largest for limits in ranges):
+        problem = f"--fit {WITHIN} needs a dynamic input size, and {model.name} takes {_side(typical)}"
+        raise BadInput(problem, f"use --fit {LETTERBOX}, which fills the rest")
+    if how.fit == WITHIN and stated.pad is not None:
+        raise BadInput(f"--pad {stated.pad} is for a letterbox, and --fit {WITHIN} adds nothing", "leave it out")
+    box = typical if stated.resize is None else pair(stated.resize)
+    if not all(limits.smallest <= side <= limits.largest for side, limits in zip(box, ranges, strict=True)):
+        valid = " × ".join(map(_range, ranges))
+        size = _side(box if stated.resize is None else stated.resize)
+        problem = f"--resize {size} is outside the input size of {model.name}: {valid}"
+        raise BadInput(problem, "leave --resize out, or give a size within the range")
+    _check_enough(box, box)
+    new = box[0] if box[0] == box[1] else box
+    return replace(how, resize=new, crop=0 if how.fit == WITHIN else new)
 
 
 def _check_whole(model: Model, plane: tuple[int | str, int | str]) -> None:
@@ -199,7 +231,7 @@ def _check_channels(how: Preprocessing, stated: StatedPreprocessing, images: Seq
             )
 
 
-def _remedy(model: Model, how: Preprocessing) -> str:
+def image_remedy(model: Model, how: Preprocessing) -> str:
     """The remedy where no input is an image: another layout, or explicit numbers for one grey channel."""
     other = "NHWC" if how.layout == "NCHW" else "NCHW"
     if any(tensor.image_size(other) for tensor in model.inputs):
@@ -211,7 +243,7 @@ def _remedy(model: Model, how: Preprocessing) -> str:
 
 def merged(theirs: Preprocessing, ours: Preprocessing) -> Preprocessing:
     """The preprocessing `theirs` of a checkpoint, at the size of `ours` and with the options stated in `ours`."""
-    names = ("resize", "crop", "layout", "stated", *ours.stated)
+    names = ("resize", "crop", "fit", "pad", "layout", "stated", *ours.stated)
     return replace(theirs, assumed=False, **{name: getattr(ours, name) for name in names})
 
 
@@ -229,6 +261,9 @@ def is_valid(how: Preprocessing) -> bool:
         and all(map(math.isfinite, (how.scale, *how.mean, *how.std)))
         and how.channels in CHANNELS
         and how.layout in LAYOUTS
+        and how.fit in FITS
+        and 0 <= how.pad <= _WHITE
+        and (how.fit == CROP or min(pair(how.resize)) > 0)
     )
 
 
@@ -246,20 +281,42 @@ def size_problem(shape: Sequence[int], tensor: Tensor, free: Mapping[str, Range]
 
 def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
     """The preprocessing in one line, and its origin."""
-    steps = [f"resized to {_side(how.resize)}" if isinstance(how.resize, tuple) else f"shorter side to {how.resize}"]
-    steps = [f"{steps[0]} ({how.interpolation})"] if how.resize else []
-    steps += [f"the centre {_side(pair(how.crop))}"] if how.crop else ["size unchanged"]
+    steps = _geometry(how)
     grey = all(tensor.channels(how.layout) == 1 for tensor in images)
     steps += ["grey" if grey else how.channels, how.layout]
     if all(tensor.dtype == "uint8" for tensor in images):
         return f"images: {', '.join(steps)}, pixels unscaled"
+    return f"images: {', '.join([*steps, _arithmetic(how)])}: {_origin(how)}"
+
+
+def describe_normalisation(how: Preprocessing, images: Sequence[Tensor]) -> str:
+    """What makes images of pixels, in one line, and its origin."""
+    steps = [f"{', '.join(tensor.name for tensor in images)} as {how.layout}"]
+    steps += [how.channels] if how.channels != Preprocessing.channels else []
+    return f"{', '.join([*steps, _arithmetic(how)])}: {_origin(how)}"
+
+
+def _arithmetic(how: Preprocessing) -> str:
     scale = f"pixel / {1 / how.scale:g}" if how.scale < 1 else f"pixel × {how.scale:g}" if how.scale > 1 else "pixel"
-    steps.append(f"({scale} - mean) / std with mean {_text(how.mean)} and std {_text(how.std)}")
+    return f"({scale} - mean) / std with mean {_text(how.mean)} and std {_text(how.std)}"
+
+
+def _origin(how: Preprocessing) -> str:
+    """Who says so."""
     if how.assumed:
-        origin = "assumed, as for ImageNet; to state it, use --mean, --std, --scale, or --preprocess none"
-    else:
-        origin = "as stated" if how.stated else "defined by the model"
-    return f"images: {', '.join(steps)}: {origin}"
+        return "assumed, as for ImageNet; to state it, use --mean, --std, --scale, or --preprocess none"
+    return "as stated" if how.stated else "defined by the model"
+
+
+def _geometry(how: Preprocessing) -> list[str]:
+    """How the size of an image is changed, in words."""
+    if how.fit != CROP:
+        padding = {LETTERBOX: "padded on both sides", CORNER: "padded on the right and at the bottom"}
+        filled = [f"{padding[how.fit]} with {how.pad}"] if how.fit in padding else []
+        return [f"scaled to fit into {_side(pair(how.resize))} ({how.interpolation})", *filled]
+    step = f"resized to {_side(how.resize)}" if isinstance(how.resize, tuple) else f"shorter side to {how.resize}"
+    steps = [f"{step} ({how.interpolation})"] if how.resize else []
+    return steps + ([f"the centre {_side(pair(how.crop))}"] if how.crop else ["size unchanged"])
 
 
 def _range(limits: Range) -> str:

@@ -114,7 +114,15 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
             say=say,
         ),
         "build": lambda args: commands.build(args.bundle, key=args.key, say=say),
-        "run": lambda args: commands.run(args.bundle, args.images, top=args.top, key=args.key, require=args.require),
+        "run": lambda args: commands.run(
+            args.bundle,
+            args.images,
+            top=args.top,
+            min_score=args.min_score,
+            draw=args.draw,
+            key=args.key,
+            require=args.require,
+        ),
         "bench": lambda args: commands.bench(
             args.bundle,
             seconds=args.seconds,

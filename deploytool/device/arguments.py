@@ -92,6 +92,12 @@ SECONDS = Argument(
     minimum=0.1,
     maximum=3600,
 )
+MIN_SCORE = Argument(
+    "min_score", "Lowest score of a box.", float, flag="--min-score", default=0.25, minimum=0, maximum=1
+)
+DRAW = Argument(
+    "draw", "Draw boxes or areas into copies of the images in this folder.", Path, flag="--draw", metavar="DIR"
+)
 _PACKED = f"artifacts/shufflenet_g3/{Stage.PACK}/bundle"
 
 COMMANDS: Mapping[str, Command] = {
@@ -115,6 +121,8 @@ COMMANDS: Mapping[str, Command] = {
             replace(BUNDLE, help="A bundle's folder, or an install root."),
             Argument("images", "Image files.", Path, metavar="IMAGE", repeated=True),
             Argument("top", "Number of classes to name.", int, flag="--top", default=5, minimum=1),
+            MIN_SCORE,
+            DRAW,
             KEY,
             REQUIRE,
         ),

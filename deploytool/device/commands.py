@@ -12,16 +12,17 @@ from deploytool.bundle import subset
 from deploytool.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
 from deploytool.device import build as device_build
 from deploytool.device import clean as device_clean
+from deploytool.device import findings, messages, probe
 from deploytool.device import install as device_install
-from deploytool.device import messages, probe
 from deploytool.device import verify as device_verify
 from deploytool.device.candidates import Tier
 from deploytool.device.environment import detect
+from deploytool.device.findings import Areas, Embedding, Guess, Objects, TokenSequence
 from deploytool.device.install import Pointer
 from deploytool.device.output import CommandOutput, Say
-from deploytool.device.probe import Prober
+from deploytool.device.probe import Limits, Prober
 from deploytool.device.verify import Integrity, Verification, VerifyOptions
-from deploytool.device.worker import Guess, Request
+from deploytool.device.worker import Request
 from deploytool.doctor import diagnosis as doctor_diagnosis
 from deploytool.doctor import messages as doctor_messages
 from deploytool.errors import BadInput, DeployError
@@ -31,14 +32,19 @@ from deploytool.transfer import addresses, auth, sources
 from deploytool.transfer import pull as transfer_pull
 
 _QUICK = 0.3  # seconds of timing in commands that do not measure speed
+_SECONDS_PER_DRAWING, _MAX_DRAWING_BYTES = 30.0, 1 << 30
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The output of `run`: the tier used, and the outputs for each image."""
+    """The output of `run`: the tier used, and what was found in each image, by the task of the model."""
 
     tier: Tier
-    guesses: tuple[Guess, ...]
+    guesses: tuple[Guess, ...] = ()
+    objects: tuple[Objects, ...] = ()
+    areas: tuple[Areas, ...] = ()
+    sequences: tuple[TokenSequence, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,14 +127,26 @@ def _try_build(checked: Integrity, say: Say) -> None:
 
 
 def run(
-    folder: Path, images: Sequence[Path], *, top: int, key: Path | None = None, require: str | None = None
+    folder: Path,
+    images: Sequence[Path],
+    *,
+    top: int,
+    min_score: float = 0.0,
+    draw: Path | None = None,
+    key: Path | None = None,
+    require: str | None = None,
 ) -> CommandOutput:
-    """Runs the model on images with the first candidate that works here."""
+    """Runs the model on images with the first candidate that works here.
+
+    `draw` is a folder for pictures with the boxes or areas that were found, those with a score of at least `min_score`.
+    """
     bundle, digest = _bundle_folder(folder)
     checked = device_verify.check_integrity(bundle, VerifyOptions(digest=digest, key=key))
     missing = next((image for image in images if not image.is_file()), None)
     if missing:
         raise BadInput(f"there is no file {missing}", "check the path")
+    if draw:
+        _prepare_drawings(draw, checked.manifest)
     candidates = device_verify.run_candidates(checked, detect())
     results = probe.probe_in_order(candidates, _prober(checked, 0.0))
     failure = probe.shortfall(results, require)
@@ -136,9 +154,30 @@ def run(
         raise failure
     candidate = candidates[len(results) - 1]
     paths = tuple(str(image.absolute()) for image in images)
-    request = Request("answer", str(bundle), checked.manifest, candidate, "", pictures=paths, top=top)
-    result = RunResult(candidate.tier, probe.run_worker(request).guesses)
-    return CommandOutput(tuple(messages.run_lines(result.tier, result.guesses)), result)
+    out = str(draw.absolute()) if draw else ""
+    request = Request(
+        *("answer", str(bundle), checked.manifest, candidate, ""), pictures=paths, top=top, min_score=min_score, out=out
+    )
+    found = probe.run_worker(request, limits=_drawing_limits(len(paths)) if draw else Limits()).findings
+    result = RunResult(candidate.tier, found.guesses, found.objects, found.areas, found.sequences, found.embeddings)
+    return CommandOutput(tuple(messages.run_lines(candidate.tier, found)), result)
+
+
+def _prepare_drawings(folder: Path, manifest: Manifest) -> None:
+    """Makes the folder for drawings; raises BadInput if it cannot be made, or if the model finds nothing to draw."""
+    if not findings.drawable(manifest.task):
+        problem = f"{manifest.name} is not declared to find boxes or areas, which --draw draws"
+        raise BadInput(problem, "leave --draw out, or export again with --task detect or --task segment")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"cannot make the folder {folder}: {error.strerror}"
+        raise BadInput(problem, "choose another folder with --draw") from error
+
+
+def _drawing_limits(pictures: int) -> Limits:
+    """The limits of a child that also draws: a PNG of the largest picture that is read, and time for each."""
+    return Limits(seconds=Limits.seconds + pictures * _SECONDS_PER_DRAWING, max_file_bytes=_MAX_DRAWING_BYTES)
 
 
 def install(

@@ -24,9 +24,7 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
     Raises BadInput if the model takes no single image, for another type or shape of `picture`, and if its size is
     outside the range of the model.
     """
-    (spec, *further) = manifest.inputs
-    if further or not manifest.preprocessing.images([spec]):
-        raise BadInput(f"{manifest.name} does not take one image", "pass its tensors by name: model.run(NAME=array)")
+    spec = _image_input(manifest)
     if isinstance(picture, (str, Path)):
         return _preprocess(images.read(Path(picture)), spec, manifest, str(picture))
     if not isinstance(picture, np.ndarray):
@@ -36,6 +34,22 @@ def tensor(picture: Picture, manifest: Manifest) -> Array:
     if picture.dtype == np.dtype(spec.dtype) and picture.ndim == len(spec.shape):
         return picture
     raise BadInput(f"{picture.dtype} {picture.shape} is not an image", _accepted(spec))
+
+
+def from_pixels(pixels: npt.NDArray[np.uint8], manifest: Manifest, name: str) -> Array:
+    """The model's input for the pixels (height × width × 3, RGB) of an image called `name` in errors.
+
+    Raises BadInput if the model takes no single image, or none of this size.
+    """
+    return _preprocess(pixels, _image_input(manifest), manifest, name)
+
+
+def _image_input(manifest: Manifest) -> Tensor:
+    """The only input of a model, which is an image; raises BadInput for other models."""
+    (spec, *further) = manifest.inputs
+    if further or not manifest.preprocessing.images([spec]):
+        raise BadInput(f"{manifest.name} does not take one image", "pass its tensors by name: model.run(NAME=array)")
+    return spec
 
 
 def _accepted(spec: Tensor) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploytool.bundle.subset import Subset
+from deploytool.data import drawing
 from deploytool.device.build import Record
+from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
 from deploytool.device.probe import ProbeResult
 from deploytool.device.verify import Verification
-from deploytool.device.worker import Guess, Trial
+from deploytool.device.worker import Trial
 from deploytool.host import disk
 from deploytool.results import verdict
 from deploytool.transfer.pull import PullResult
@@ -49,17 +51,55 @@ def build_lines(record: Record, folder: Path) -> Iterator[str]:
         yield f"  {_trial_text(record.trial)}"
 
 
-def run_lines(tier: str, guesses: Sequence[Guess]) -> Iterator[str]:
-    """The outputs for each image."""
+def run_lines(tier: str, found: Findings) -> Iterator[str]:
+    """What was found in each image."""
     yield f"by {tier}"
-    for guess in guesses:
+    for guess in found.guesses:
         yield f"{guess.picture}: {_guess_text(guess)}"
+    for objects in found.objects:
+        yield from _objects_lines(objects)
+    for areas in found.areas:
+        yield from _areas_lines(areas)
+    for sequence in found.sequences:
+        labels = (name or str(token) for token, name in zip(sequence.tokens, sequence.names, strict=True))
+        yield f"{sequence.picture}: {' '.join(labels)}"
+    for embedding in found.embeddings:
+        yield f"{embedding.picture}: {embedding.output} is {_shape(embedding.shape)}, norm {embedding.norm:.6g}"
+
+
+def _objects_lines(found: Objects) -> Iterator[str]:
+    """The boxes of one picture in its pixels, x before y."""
+    count = f"{len(found.boxes)} object{'' if len(found.boxes) == 1 else 's'}"
+    below = f", {found.below} more below the lowest score" if found.below else ""
+    yield f"{found.picture}: {count} in {_shape(found.size)} pixels{below}"
+    for box in found.boxes:
+        left, top, right, bottom = box.corners
+        corners = f"{left:.1f}, {top:.1f} to {right:.1f}, {bottom:.1f}"
+        yield f"  {_label(box.index, box.name)} ({box.score:.4g}): {corners}"
+    yield from [f"  drawn in {found.drawing}"] if found.drawing else []
+
+
+def _areas_lines(found: Areas) -> Iterator[str]:
+    """The share of each class in the pixels of one picture."""
+    cut = f", of which the model saw {found.seen:.1%}" if found.seen < 1 else ""
+    yield f"{found.picture}: {found.output} of {_shape(found.size)} pixels{cut}"
+    for share in found.shares:
+        tint = f", drawn as #{bytes(drawing.colour(share.index)).hex()}" if found.drawing else ""
+        yield f"  {_label(share.index, share.name)}: {share.share:.2%}{tint}"
+    yield from [f"  drawn in {found.drawing}"] if found.drawing else []
+
+
+def _label(index: int, name: str) -> str:
+    return f"{index} {name}" if name else str(index)
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " × ".join(map(str, sizes))
 
 
 def _guess_text(guess: Guess) -> str:
     if not guess.classes:
-        shape = " × ".join(map(str, guess.shape))
-        return f"{guess.output} is {shape}, from {guess.smallest:.4g} to {guess.largest:.4g}"
+        return f"{guess.output} is {_shape(guess.shape)}, from {guess.smallest:.4g} to {guess.largest:.4g}"
     pairs = zip(guess.classes, guess.names, strict=True) if guess.names else ()
     labels = [f"{index} {name}" for index, name in pairs] or map(str, guess.classes)
     scored = zip(labels, guess.scores, strict=True)

@@ -25,13 +25,21 @@ from deploytool.errors import (
 from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
-from deploytool.spec import Attempt
+from deploytool.spec import StrEnum
 
 WORKER = workers.command("deploytool.device.worker")
 
 _MAX_ANSWER_BYTES = 16 << 20
 _SIGKILL = getattr(signal, "SIGKILL", 0) or -1  # absent on Windows; our own limits are reported by their cause
 _ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), ResourceExhausted, ChildDied)}
+
+
+class Attempt(StrEnum):
+    """The outcome of one way to run a bundle on a device."""
+
+    MEASURED = "measured"
+    UNAVAILABLE = "unavailable"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)

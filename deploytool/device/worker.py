@@ -5,30 +5,34 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
 from deploytool import serde
 from deploytool.backends import tensorrt, tensorrt_builder
 from deploytool.backends.session import Array
 from deploytool.benchmark import ratio
 from deploytool.bundle.manifest import Manifest, read_verified
-from deploytool.data import golden, images
+from deploytool.data import drawing, golden, images, placement
 from deploytool.data.golden import Arrays, Golden
-from deploytool.device import external_weights
+from deploytool.data.images import Pixels
+from deploytool.device import drawings, external_weights, findings
 from deploytool.device import inputs as device_inputs
 from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate
+from deploytool.device.findings import Findings
 from deploytool.device.session import open_candidate
-from deploytool.errors import BadInput, DeployError, StageFailed
+from deploytool.errors import DeployError, StageFailed
 from deploytool.host import disk, files, memory, scratch
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from deploytool.results.report import Check
-from deploytool.spec import BATCH, EnginePlan, Precision, Range
+from deploytool.spec import BATCH, EnginePlan, Precision, Range, Task
 
 _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may round differently, by no more than this
 
@@ -38,7 +42,8 @@ class Request:
     """The task (`try`, `answer` or `build`), its inputs, and the file for the answer.
 
     `try` replays the golden cases and times one batch for `seconds`; `answer` runs the model on every image in
-    `pictures`; `build` writes an engine to `out` and prints its progress to stdout.
+    `pictures`, and draws what it finds into the folder `out` if there is one; `build` writes an engine to `out` and
+    prints its progress to stdout. `top` is the number of classes to name, `min_score` the lowest score of a box.
     """
 
     task: str
@@ -49,6 +54,7 @@ class Request:
     seconds: float = 0.0
     pictures: tuple[str, ...] = ()
     top: int = 5
+    min_score: float = 0.0
     out: str = ""
     capabilities: tuple[str, ...] = ()
 
@@ -65,23 +71,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """One output for one image: its best classes with their scores, or its shape and range if it has no classes.
-
-    `names` are the names of the classes, empty where the bundle has none.
-    """
-
-    picture: str
-    output: str
-    shape: tuple[int, ...]
-    classes: tuple[int, ...]
-    names: tuple[str, ...]
-    scores: tuple[float, ...]
-    smallest: float
-    largest: float
-
-
-@dataclass(frozen=True)
 class Answer:
     """The answer to a request; `problem`, `remedy` and `kind` (the class of the error) if it failed."""
 
@@ -89,7 +78,7 @@ class Answer:
     remedy: str = ""
     kind: str = ""
     trial: Trial | None = None
-    guesses: tuple[Guess, ...] = ()
+    findings: Findings = field(default_factory=Findings)
     layers: tuple[tuple[str, int], ...] = ()
 
 
@@ -153,26 +142,41 @@ def _check(outputs: Arrays, sample: Golden, request: Request) -> Check:
 
 def _answer(request: Request) -> Answer:
     manifest = request.manifest
-    guesses: list[Guess] = []
+    found: list[Findings] = []
     with bounded(request.candidate), open_candidate(request.candidate) as session:
         for path in request.pictures:
             with memory.unlimited():  # the image is the caller's, and the limit is for the bundle
-                inputs = {manifest.inputs[0].name: device_inputs.tensor(path, manifest)}
+                pixels = images.read(Path(path))
+                inputs = {manifest.inputs[0].name: device_inputs.from_pixels(pixels, manifest, path)}
             outputs = replay(session, inputs, manifest.free.get(BATCH, Range()))
-            guesses += [_guess(path, name, array[0], request) for name, array in outputs.items()]
-    return Answer(guesses=tuple(guesses))
+            with memory.unlimited():
+                found.append(_found(path, pixels, outputs, request))
+    return Answer(findings=findings.merged(found))
 
 
-def _guess(path: str, name: str, array: Array, request: Request) -> Guess:
-    """The best classes of an output of one image, without its batch axis; no classes unless it is a vector."""
-    if not np.isfinite(array).all():
-        raise BadInput(f"{path}: {name} is not finite", "check that the model is made for such an image")
-    scores, class_names = array.astype(np.float64), request.manifest.classes
-    best = np.argsort(-scores, kind="stable")[: request.top] if array.ndim == 1 else np.zeros(0, int)
-    best_scores = tuple(float(score) for score in array[best]) if len(best) else ()
-    classes = tuple(int(index) for index in best)
-    names = tuple(class_names[index] for index in classes) if len(class_names) == len(scores.ravel()) else ()
-    return Guess(path, name, array.shape, classes, names, best_scores, float(array.min()), float(array.max()))
+def _found(path: str, pixels: Pixels, outputs: Arrays, request: Request) -> Findings:
+    """What the outputs say about one picture, drawn into it if the request has a folder for drawings."""
+    manifest, task = request.manifest, request.manifest.task
+    placed = placement.place((pixels.shape[0], pixels.shape[1]), manifest.preprocessing)
+    if task is Task.DETECT:
+        objects = findings.objects(path, outputs, manifest, placed, request.min_score)
+        drawn = _draw(lambda: drawing.boxes(pixels, objects.boxes), path, request)
+        return Findings(objects=(replace(objects, drawing=drawn),))
+    if task is Task.SEGMENT:
+        areas, classes = findings.areas(path, outputs, manifest, placed)
+        drawn = _draw(lambda: drawing.overlay(pixels, classes), path, request)
+        return Findings(areas=(replace(areas, drawing=drawn),))
+    if task is Task.TOKENS:
+        return Findings(sequences=(findings.sequence(path, outputs, manifest),))
+    if task is Task.EMBED:
+        return Findings(embeddings=tuple(findings.embedding(path, name, array[0]) for name, array in outputs.items()))
+    guesses = (findings.guess(path, name, array[0], request.top, manifest.classes) for name, array in outputs.items())
+    return Findings(guesses=tuple(guesses))
+
+
+def _draw(draw: Callable[[], Image], path: str, request: Request) -> str:
+    """The path of the drawing; empty if the request has no folder for drawings."""
+    return drawings.save(draw(), Path(request.out), path) if request.out else ""
 
 
 def _build(request: Request) -> Answer:

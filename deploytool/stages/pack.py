@@ -104,6 +104,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         engines=engines,
         targets=result.targets,
         provenance=_provenance(inputs, result, content.model),
+        task=content.model.task,
+        decoding=content.model.decoding,
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from deploytool.device import commands
 from deploytool.errors import BadInput
 from deploytool.loading import catalog, factory
 from deploytool.loading.checkpoints import checkpoint, embedded_definition
-from deploytool.spec import CLASSES_OPTION, Model, Tensor
+from deploytool.spec import CLASSES_OPTION, Model, Task, Tensor
 from deploytool.stages import golden
 from deploytool.training import outputs, task
 from deploytool.training.augmentation import ImageSet
@@ -70,6 +71,27 @@ def test_names_fit_outputs_with_one_score_each(shape: tuple[int, ...]) -> None:
 def test_a_wrong_number_of_given_names_is_refused() -> None:
     with pytest.raises(BadInput, match="--classes names 9 classes, and m gives scores batch × 10"):
         class_names.check_count(scoring(10, names=TEN[:9], asked_for=(CLASSES_OPTION,)), ())
+
+
+@pytest.mark.parametrize(
+    ("task", "dtype", "kept"),
+    [
+        (None, "int64", False),
+        (Task.CLASSIFY, "int64", False),
+        (Task.DETECT, "float32", True),
+        (Task.TOKENS, "float32", True),
+        (Task.SEGMENT, "int64", True),
+        (Task.SEGMENT, "float32", False),
+    ],
+)
+def test_names_are_not_counted_where_outputs_hold_indices(task: Task | None, dtype: str, kept: bool) -> None:
+    model = scoring(20, names=TEN, asked_for=(CLASSES_OPTION,))
+    model = replace(model, task=task, outputs=(Tensor("labels", ("batch", 20), dtype),))
+    if kept:
+        assert class_names.check_count(model, ()) == TEN
+    else:
+        with pytest.raises(BadInput, match="--classes names 10 classes"):
+            class_names.check_count(model, ())
 
 
 def test_folders_with_the_models_class_names_get_their_indices_and_others_are_numbered() -> None:

@@ -141,6 +141,52 @@ def test_the_size_is_that_of_the_input_the_typical_one_or_the_images_own(
     assert (how.resize, how.crop) == (resize, crop)
 
 
+@pytest.mark.parametrize(
+    ("declared", "stated", "resize", "crop"),
+    [
+        ("3x64x96", StatedPreprocessing(fit="letterbox"), (64, 96), (64, 96)),
+        ("3x64x64", StatedPreprocessing(fit="letterbox-corner", resize=64, pad=0), 64, 64),
+        ("3xHxW", StatedPreprocessing(fit="letterbox"), (96, 64), (96, 64)),
+        ("3xHxW", StatedPreprocessing(fit="letterbox", resize=(128, 32)), (128, 32), (128, 32)),
+        ("3xHxW", StatedPreprocessing(fit="within"), (96, 64), 0),
+        ("3x64xW", StatedPreprocessing(fit="within", resize=64, crop=0), 64, 0),
+    ],
+)
+def test_a_picture_that_is_kept_whole_has_the_size_of_the_input(
+    declared: str, stated: StatedPreprocessing, resize: int | tuple[int, int], crop: int | tuple[int, int]
+) -> None:
+    how = resolved(stated, declared, **{word: limits for word, limits in FREE.items() if word in declared})
+    assert (how.resize, how.crop, how.fit) == (resize, crop, stated.fit)
+    assert how.pad == (114 if stated.pad is None else stated.pad)
+    assert preprocess.is_valid(how)
+    assert "scaled to fit into" in preprocess.describe(how, how.images(own(declared).inputs))
+
+
+@pytest.mark.parametrize(
+    ("stated", "declared", "line"),
+    [
+        (StatedPreprocessing(fit="stretch"), "3x8x8", "invalid value stretch for --fit"),
+        (StatedPreprocessing(pad=0), "3x8x8", "--pad 0 is for a letterbox"),
+        (StatedPreprocessing(fit="letterbox", pad=256), "3x8x8", "--pad 256 is not a pixel"),
+        (StatedPreprocessing(fit="letterbox", crop=8), "3x8x8", "--crop 8 cuts pixels off"),
+        (StatedPreprocessing(fit="letterbox", resize=9), "3x8x8", "--resize 9 is outside the input size"),
+        (StatedPreprocessing(fit="letterbox", resize=0), "3x8x8", "--resize none is outside the input size"),
+        (StatedPreprocessing(fit="letterbox", resize=(64, 20)), "3xHxW", "--resize 64x20 is outside the input size"),
+        (StatedPreprocessing(fit="within"), "3x8x12", "--fit within needs a dynamic input size"),
+        (StatedPreprocessing(fit="within", pad=3), "3xHxW", "--pad 3 is for a letterbox"),
+        (StatedPreprocessing(fit="letterbox"), "16", "--fit needs an image input"),
+    ],
+)
+def test_a_contradiction_to_the_fit_is_refused_in_one_line(
+    stated: StatedPreprocessing, declared: str, line: str
+) -> None:
+    with pytest.raises(BadInput) as refused:
+        resolved(stated, declared, **{word: limits for word, limits in FREE.items() if word in declared})
+    assert line in str(refused.value)
+    assert refused.value.remedy
+    assert "\n" not in f"{refused.value}{refused.value.remedy}"
+
+
 def test_a_crop_outside_the_range_is_refused() -> None:
     with pytest.raises(
         BadInput, match="--crop 224 is outside the input size of input_dtypes_Mean: 64 to 128 × 32 to 96"

@@ -191,4 +191,4 @@ def test_a_large_image_is_not_limited_by_the_manifest(packed: Path, tmp_path: Pa
     path = packed / graph.path
     small = replace(candidate(32), path=str(path), size=path.stat().st_size, sha256=serde.file_digest(path))
     request = Request("answer", str(packed), manifest, small, "", pictures=(str(tmp_path / "large.bmp"),))
-    assert worker._answer(request).guesses
+    assert worker._answer(request).findings.guesses

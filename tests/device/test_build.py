@@ -13,13 +13,13 @@ from deploytool.bundle.manifest import Role, describe_file, read_manifest
 from deploytool.device import build, verify, worker
 from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import Environment
-from deploytool.device.probe import ProbeResult
+from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.verify import Integrity
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.host import machine, owner
 from deploytool.results.report import Check, Parity, Tolerance
-from deploytool.spec import Attempt, Precision
+from deploytool.spec import Precision
 
 RTX = machine.version("tensorrt-rtx") or ""
 LAPTOP = Environment("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})

@@ -14,13 +14,13 @@ from PIL import Image
 
 from deploytool import serde
 from deploytool.bundle.manifest import Manifest, read_manifest
-from deploytool.device import candidates, probe, verify, worker
+from deploytool.device import candidates, findings, probe, verify, worker
 from deploytool.device.candidates import TIERS, Candidate
 from deploytool.device.environment import Environment
-from deploytool.device.probe import WORKER, Limits, ProbeResult
+from deploytool.device.probe import WORKER, Attempt, Limits, ProbeResult
 from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
-from deploytool.spec import Attempt, Precision
+from deploytool.spec import Precision
 from tests.conftest import ROOT
 from tests.fuzz.artifacts import update_manifest
 
@@ -205,8 +205,7 @@ def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manif
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-def test_an_output_that_is_not_finite_is_refused(packed: Path, manifest: Manifest, number: float) -> None:
-    request = Request("answer", str(packed), manifest, fake_candidate(packed, manifest, candidates.Tier.ORT_CPU), "")
-    assert worker._guess("a.png", "logits", np.array([1.0, 2.0]), request).classes == (1, 0)
+def test_an_output_that_is_not_finite_is_refused(number: float) -> None:
+    assert findings.guess("a.png", "logits", np.array([1.0, 2.0]), 5, ()).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
-        worker._guess("a.png", "logits", np.array([1.0, number]), request)
+        findings.guess("a.png", "logits", np.array([1.0, number]), 5, ())

@@ -21,10 +21,9 @@ from deploytool.bundle.manifest import read_manifest
 from deploytool.data import golden
 from deploytool.device import install, start_attempts, verify
 from deploytool.device.candidates import Tier
-from deploytool.device.probe import ProbeResult
+from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.verify import Integrity
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
-from deploytool.spec import Attempt
 from tests.conftest import ROOT
 from tests.device.keys import keys
 

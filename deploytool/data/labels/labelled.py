@@ -1,0 +1,60 @@
+"""Pictures with what is known of each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from deploytool.errors import BadInput
+from deploytool.tasks.annotations import Boxes
+
+_LONGEST = 200  # characters of a name in a message
+_LISTED = 5  # names of classes in a message
+
+Target: TypeAlias = int | Boxes | Path | tuple[str, ...] | None  # class, objects, file of a mask, tokens, nothing
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures in a stable order, and the target of each; `classes` are names in the order of the indices, if known."""
+
+    paths: tuple[Path, ...]
+    targets: tuple[Target, ...]
+    classes: tuple[str, ...] = ()
+
+
+def existing(folder: Path, name: str, source: Path) -> Path:
+    """The picture of that name in a folder; raises BadInput if there is none, or if the name leads out of it."""
+    path = folder / name
+    if not _resolves(path):
+        raise BadInput(f"{source} names {shortened(name)}, which no file can be", "correct the name, or --data")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInput(
+            f"{source} names {shortened(name)}, which is outside {folder}", "write names relative to the folder"
+        )
+    if not path.is_file():
+        raise BadInput(f"{source} names {shortened(name)}, which is not in {folder}", "correct the name, or --data")
+    return path
+
+
+def shortened(name: str) -> str:
+    """A name in quotes, as it is in Python, without the middle of a long one."""
+    return repr(name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}")
+
+
+def _resolves(path: Path) -> bool:
+    """Whether a path can be that of a file: not with a zero byte, too long, or a loop of links."""
+    try:
+        path.resolve(strict=False).is_file()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a loop, up to Python 3.12
+        return False
+    return True
+
+
+def class_index(name: str, classes: dict[str, int], source: Path) -> int:
+    """The index of a class by its name; raises BadInput for an unknown one."""
+    if name not in classes:
+        known = ", ".join([*list(classes)[:_LISTED], *(["…"] if len(classes) > _LISTED else [])])
+        raise BadInput(f"{source} names the unknown class {shortened(name)}", f"the model's classes are: {known}")
+    return classes[name]
