@@ -10,12 +10,14 @@ Option = bool | int | float | str | None
 ImageSize = int | tuple[int, int]  # one side length, or height and width
 
 AUTO = "auto"  # as a choice: what a search finds, or the first that holds
-INPUT_OPTION, CLASSES_OPTION = "--input", "--classes"  # in `Model.asked`; no option of a factory can have such a name
+# in `Model.asked`; no option of a factory can have such a name. The field of the decoding follows after a space
+INPUT_OPTION, CLASSES_OPTION, DECODE_OPTION = "--input", "--classes", "--decode"
 OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
 TORCHSCRIPT_OPSET = 20  # the newest that the torchscript exporter supports
 ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
-_OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
+OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
+ADDED = {**OPTIONAL, "omitted": True}  # and that `serde` writes only if it has another value
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -39,6 +41,7 @@ class Stage(StrEnum):
     KNOWN_ISSUES = "known_issues"
     BUILD = "build"
     FAULTS = "faults"
+    METRIC = "metric"
     VALIDATE = "validate"
     PACK = "pack"
 
@@ -48,24 +51,22 @@ class Stage(StrEnum):
         return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
 
 
+class Task(StrEnum):
+    """What the outputs of a model mean."""
+
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"
+    EMBED = "embed"
+    TOKENS = "tokens"
+
+
 class SourceKind(StrEnum):
     """What a model is: a definition of the zoo, other PyTorch code, or a given ONNX file, which contains no code."""
 
     ZOO = "zoo"
     CODE = "code"
     GRAPH = "graph"
-
-
-class Baseline(StrEnum):
-    """What the speed of artifacts is compared with: the model in eager mode, or the ONNX file as it was given."""
-
-    EAGER = "eager"
-    GIVEN = "given"
-
-    @property
-    def text(self) -> str:
-        """What it is, in a sentence."""
-        return "eager PyTorch" if self is Baseline.EAGER else "the given file on ONNX Runtime"
 
 
 class Precision(StrEnum):
@@ -89,14 +90,6 @@ class Status(StrEnum):
     MEASURED = "measured"
     BUILT_NOT_RUN = "built, not run"
     UNAVAILABLE = "unavailable"
-
-
-class Attempt(StrEnum):
-    """The outcome of one way to run a bundle on a device."""
-
-    MEASURED = "measured"
-    UNAVAILABLE = "unavailable"
-    FAILED = "failed"
 
 
 class SpeedVerdict(StrEnum):
@@ -151,8 +144,8 @@ class Tensor:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     below: int = 2
-    fill: Fill = field(default=Fill.RANDOM, metadata=_OPTIONAL)
-    batch_axis: int = field(default=0, metadata=_OPTIONAL)
+    fill: Fill = field(default=Fill.RANDOM, metadata=OPTIONAL)
+    batch_axis: int = field(default=0, metadata=OPTIONAL)
 
     def image_size(self, layout: str) -> tuple[int | str, int | str] | None:
         """Height and width of a batch of images with layout `NCHW` or `NHWC`; None if the tensor is not one.
@@ -182,6 +175,9 @@ class Preprocessing:
     order `channels`. Except for uint8 inputs, `(pixel * scale - mean) / std` is applied per channel, with one number
     for all channels or one for each. `layout` is the order of the dimensions.
 
+    A `fit` other than `crop` scales the image by one factor so that all of it lies within `resize`: `letterbox` adds
+    `pad` on both sides, `letterbox-corner` on the right and at the bottom, `within` nothing.
+
     `stated` are the fields that the user set; `assumed` says that neither the user nor the model stated any.
     """
 
@@ -195,6 +191,8 @@ class Preprocessing:
     layout: str = "NCHW"
     stated: tuple[str, ...] = ()
     assumed: bool = False
+    fit: str = field(default="crop", metadata=ADDED)
+    pad: int = field(default=114, metadata=ADDED)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -211,6 +209,26 @@ class Preprocessing:
         colour = tuple(tensor for tensor in candidates if tensor.channels(self.layout) == 3)
         stated_grey = len(self.mean) == len(self.std) == 1 and bool(self.stated)
         return colour or tuple(tensor for tensor in candidates if stated_grey or tensor.dtype == "uint8")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the outputs of a detector become boxes with scores and classes.
+
+    `boxes` is their format: xyxy (two corners), xywh (the first corner) or cxcywh (the centre); `normalised` says that
+    they are relative to the width and height of the input, otherwise they are in its pixels. `activation` is applied to
+    the scores: none, sigmoid or softmax. `background` is the place of a class that is no object: none, first or last.
+    Boxes below the score `threshold` are left out, and with `nms` above 0 those of the same class whose IoU with a
+    better one exceeds it; at most `top` remain.
+    """
+
+    boxes: str = "xyxy"
+    normalised: bool = False
+    activation: str = "none"
+    background: str = "none"
+    threshold: float = 0.05
+    nms: float = 0.0
+    top: int = 100
 
 
 @dataclass(frozen=True)
@@ -252,7 +270,9 @@ class Model:
     default ranges of dynamic dimensions. `classes` are the names of the classes in the order of the outputs, if
     known. `asked` are the names of the options that the user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are published
-    figures, None if unknown.
+    figures, None if unknown. `task` is what the outputs mean, None if nobody said so; `decoding` is for detectors.
+    `normalisation` is set for a model that takes pixels (uint8): its graph has this preprocessing's normalisation and
+    layout, which its own image inputs `normalised` need.
     """
 
     name: str
@@ -266,8 +286,12 @@ class Model:
     classes: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
     given: GivenGraph | None = None
-    sizes: Mapping[str, Range] = field(default_factory=dict, metadata=_OPTIONAL)
-    constants: Mapping[str, Option] = field(default_factory=dict, metadata=_OPTIONAL)
+    sizes: Mapping[str, Range] = field(default_factory=dict, metadata=OPTIONAL)
+    constants: Mapping[str, Option] = field(default_factory=dict, metadata=OPTIONAL)
+    task: Task | None = field(default=None, metadata=ADDED)
+    decoding: Decoding = field(default=Decoding(), metadata=ADDED)
+    normalisation: Preprocessing | None = field(default=None, metadata=ADDED)
+    normalised: tuple[Tensor, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -318,8 +342,9 @@ class Options:
     `rewrite_implied` says that the user did not choose the rewrite, so that it is dropped if its outputs deviate.
     `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`. `outputs` are the
     names of the outputs to export; empty for all. `floor` is the oldest version of each runtime that must read the
-    graph. `fixed_batch` is the batch size if the user gave a single one: a
-    model that supports no other is exported with it.
+    graph. `fixed_batch` is the batch size if the user gave a single one: a model that supports no other has it.
+    `metric` is the name of a metric, or a reference to the user's function with the digest of its files; `max_drop` is
+    the margin, None for that of the metric.
     """
 
     seed: int = 0
@@ -348,6 +373,9 @@ class Options:
     sequence: int = 1
     outputs: tuple[str, ...] = ()
     fixed_batch: int | None = None
+    metric: Source | None = None
+    labels: Source | None = None
+    max_drop: float | None = None
 
 
 def _ignore_progress(done: int, total: int) -> None:

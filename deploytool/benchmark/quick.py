@@ -20,8 +20,8 @@ from deploytool.errors import MissingBackend
 from deploytool.host import side_files
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
-from deploytool.results.report import Speed
-from deploytool.spec import Baseline, Job, Model, Stage, Status
+from deploytool.results.report import Baseline, Speed
+from deploytool.spec import Job, Model, Stage, Status
 
 
 def measure(

@@ -23,7 +23,8 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
 from deploytool.results.artifact import Kind
-from deploytool.spec import Baseline, Job, Model, Options, Precision, Stage, Status, state_text
+from deploytool.results.report import Baseline
+from deploytool.spec import Job, Model, Options, Precision, Stage, Status, state_text
 from deploytool.targets import DISTRIBUTIONS
 
 AUTO = "auto"

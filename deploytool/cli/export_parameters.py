@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from deploytool.cli import completion, params
+from deploytool.pipeline import metric_options
 from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions
 from deploytool.spec import Range
 
@@ -23,6 +24,7 @@ _TEXT: Mapping[str, Callable[[str], Any]] = {
     "scale": params.scale,
     "resize": partial(params.side, "--resize"),
     "crop": partial(params.side, "--crop"),
+    "max_drop": metric_options.margin,
 }
 _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "inputs": params.tensors,
@@ -31,6 +33,7 @@ _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "forward": params.forward_arguments,
     "tolerance": params.tolerances,
     "floor": params.floors,
+    "decode": params.decoding,
     "outputs": params.names,
     "keep_fp32": params.names,
     "targets": params.names,

@@ -93,6 +93,11 @@ def forward_arguments(texts: Sequence[str]) -> dict[str, Option]:
     return _values("--forward", texts)
 
 
+def decoding(texts: Sequence[str]) -> dict[str, Option]:
+    """Parses how outputs become boxes, as the arguments of the factory."""
+    return _values("--decode", texts)
+
+
 def _values(option: str, texts: Sequence[str]) -> dict[str, Option]:
     options: dict[str, Option] = {}
     for name, value in _pairs(option, texts, "NAME=VALUE"):

@@ -12,9 +12,10 @@ from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
 from deploytool.host import disk, side_files
 from deploytool.results import blame as results_blame
-from deploytool.results import verdict
+from deploytool.results import measure_lines, runners, verdict
 from deploytool.results.artifact import PAGE, Kind
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
+from deploytool.results.measure import MeasuredArtifact, Measures
 from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion
 from deploytool.spec import SpeedVerdict, Stage, TargetPlan, state_text
@@ -32,6 +33,8 @@ def show(console: Console, report: Report, home: Path) -> None:
         cli_console.say(console, line)
     if report.data and any(comparison.agreement for comparison in report.comparisons):
         _show_agreement(console, report)
+    if report.measures:
+        _show_measures(console, report.measures)
     if report.speeds:
         title = f"Speed at batch {report.batch} on {report.device}, {report.rounds} interleaved rounds"
         speed_columns = ("artifact", ">latency", f">{report.baseline}", "speed-up (95 % interval)")
@@ -57,17 +60,29 @@ def _show_agreement(console: Console, report: Report) -> None:
     cli_console.table(console, title, columns, rows)
 
 
+def _show_measures(console: Console, measures: Measures) -> None:
+    """Prints the user's metric of every artifact, with the verdict on it."""
+    columns = ("artifact", f">{measures.name}", "difference (95 % interval)", "verdict")
+    table = [(_name(row.artifact), row.value, row.difference, row.verdict) for row in measure_lines.rows(measures)]
+    cli_console.table(console, measure_lines.title(measures), columns, table)
+
+
+def _name(artifact: Comparison | MeasuredArtifact) -> str:
+    """The file of an artifact; for a further run of it, how it is run."""
+    how = runners.LABELS.get(artifact.runner)
+    return f"  {how}" if how else f"{artifact.stage}/{artifact.file}"
+
+
 def _accuracy(accuracy: Accuracy | None) -> str:
     return f"{accuracy.artifact:.1%} (p {accuracy.p_value:.2g})" if accuracy else _NONE
 
 
 def _comparison_row(comparison: Comparison, home: Path) -> tuple[str, ...]:
     """Artifact, size, error against the previous artifact and against FP64, multiple of the noise, top-1, status."""
-    name, size = f"{comparison.stage}/{comparison.file}", _size(comparison, home)
+    name, size = _name(comparison), _size(comparison, home)
     if not comparison.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, state_text(comparison.status, comparison.reason))
-    if comparison.runner in verdict.RUNNER_LABELS:
-        name, size = f"  {verdict.RUNNER_LABELS[comparison.runner]}", ""
+    size = "" if comparison.runner in runners.LABELS else size
     previous = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
     last = comparison.checks[-1]
     result = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
@@ -104,7 +119,7 @@ def _equality_lines(report: Report) -> list[str]:
     for comparison in report.comparisons:
         for part in comparison.checks[-1].part_checks if comparison.checks else ():
             if part.parity.equal and part.parity.equal.share < 1:
-                label = verdict.comparison_label(comparison)
+                label = runners.label(comparison.stage, comparison.runner)
                 lines.append(f"{label}: {verdict.describe_equality(part.parity.equal)} in {part.part}")
     return list(dict.fromkeys(lines))
 

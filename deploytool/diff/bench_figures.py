@@ -8,7 +8,7 @@ from pathlib import Path
 from deploytool.benchmark import result
 from deploytool.benchmark.result import BatchResult, Bench
 from deploytool.diff.compare import Value
-from deploytool.spec import Baseline
+from deploytool.results.report import Baseline
 
 _ORIGINALS = tuple(Baseline)  # the baselines of the speed-ups in a report
 

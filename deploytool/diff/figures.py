@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from deploytool.device.probe import ProbeResult
 from deploytool.diff.compare import Value
-from deploytool.results import verdict
+from deploytool.results import runners
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
+from deploytool.results.measure import MeasuredArtifact, Measures
 from deploytool.results.report import Comparison, Engine, Report, Speed
 from deploytool.results.verdict import part_tolerances
 from deploytool.spec import Stage
@@ -25,12 +26,18 @@ def of_report(report: Report) -> list[Figure]:
         figures.append(("fp16_largest", Stage.FP16, Value(report.fp16_range.largest)))
     if report.faults:
         figures += _faults(report.faults)
+    if report.measures:
+        figures += _measures(report.measures)
     return figures
 
 
+def _subject(artifact: Comparison | MeasuredArtifact) -> str:
+    runner = runners.LABELS.get(artifact.runner)
+    return f"{artifact.stage}/{artifact.file}" + (f" {runner}" if runner else "")
+
+
 def _comparison(comparison: Comparison) -> Iterator[Figure]:
-    runner = verdict.RUNNER_LABELS.get(comparison.runner)
-    subject = f"{comparison.stage}/{comparison.file}" + (f" {runner}" if runner else "")
+    subject = _subject(comparison)
     check = comparison.checks[-1]
     parity = check.parity
     yield "parity", subject, Value(parity.max_error)
@@ -86,6 +93,15 @@ def _faults(faults: FaultsResult) -> Iterator[Figure]:
         smallest = [family.by_check[check].smallest for family in faults.families if check in family.by_check]
         if known := [error for error in smallest if error is not None]:
             yield "smallest_caught", subject, Value(min(known))
+
+
+def _measures(measures: Measures) -> Iterator[Figure]:
+    yield "metric", "source", Value(measures.source)
+    for artifact in measures.artifacts:
+        if measure := artifact.measure:
+            yield "metric", _subject(artifact), Value(measure.artifact)
+            difference = measure.difference
+            yield "drop", _subject(artifact), Value(-difference.value, -difference.high, -difference.low)
 
 
 def of_probe_results(results: Iterable[ProbeResult]) -> list[Figure]:

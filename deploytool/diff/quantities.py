@@ -27,6 +27,7 @@ class Quantity:
 
 
 _SHARE: Mapping[str, float] = {"": 1.0, "%": 0.01}
+_POINTS: Mapping[str, float] = {"": 1.0, "pt": 0.01}  # of a metric from 0 to 1
 
 QUANTITIES: Mapping[str, Quantity] = {
     "passed": Quantity("whether a cell of a sweep passed: 1 or 0", _SHARE, more_is_worse=False, share=True),
@@ -40,6 +41,8 @@ QUANTITIES: Mapping[str, Quantity] = {
         "share of equal elements, of those compared for equality", _SHARE, more_is_worse=False, share=True
     ),
     "accuracy": Quantity("share of correct labels", _SHARE, more_is_worse=False, share=True),
+    "metric": Quantity("value of the user's metric", _POINTS, more_is_worse=False),
+    "drop": Quantity("by how much it is below the source's", _POINTS),
     "fp16_largest": Quantity("largest value in the FP16 graph; the FP16 maximum is 65504", NONE),
     "p50": Quantity("median latency of one batch", TIMES, machine_dependent=True),
     "p90": Quantity("90th percentile of the latency of one batch", TIMES, machine_dependent=True),

@@ -11,15 +11,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
+from deploytool.data.preprocess import CROP
 from deploytool.pipeline.recipe import ENDS, FP16
 from deploytool.rewrites import recipes
-from deploytool.spec import AUTO, NEWEST_OPSET, OLDEST_OPSET, ImageSize, Option, Options, Precision, Range, Tensor
+from deploytool.spec import (
+    AUTO,
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    ImageSize,
+    Option,
+    Options,
+    Precision,
+    Preprocessing,
+    Range,
+    StrEnum,
+    Task,
+    Tensor,
+)
 
 Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or (smallest, typical, largest)
 Inputs: TypeAlias = Sequence[Tensor | tuple[int | str, ...]]
 
 _MODEL, _PREPROCESSING, _CONVERSION = "Model", "Preprocessing", "Conversion"
 _ENGINES, _CHECKS, _RUN = "TensorRT engines", "Checks", "Run and bundle"
+_METRIC = "Task and metric"
+
+
+class Io(StrEnum):
+    """The types of inputs and outputs that can be chosen."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    UINT8 = "uint8"  # for images, in every graph; outputs are FP32
+
+    @property
+    def precision(self) -> Precision:
+        """The type of floating-point inputs and outputs of the FP16 graph."""
+        return Precision.FP16 if self is Io.FP16 else Precision.FP32
 
 
 @dataclass(frozen=True)
@@ -130,9 +158,33 @@ class ExportOptions:
             _PREPROCESSING, "Crop the centre of images to SIDE or HEIGHTxWIDTH; none crops nothing.", metavar="SIZE"
         ),
     ] = None
+    fit: Annotated[
+        str | None,
+        Declaration(
+            _PREPROCESSING,
+            "How images get the input's size: crop cuts; letterbox and letterbox-corner pad; within keeps the ratio.",
+            metavar="NAME",
+            usual=CROP,
+        ),
+    ] = None
+    pad: Annotated[
+        int | None,
+        Declaration(
+            _PREPROCESSING,
+            "The value of padding, before scale, mean and std.",
+            metavar="N",
+            least=0,
+            most=255,
+            usual=str(Preprocessing.pad),
+        ),
+    ] = None
     interpolation: Annotated[
         str | None,
-        Declaration(_PREPROCESSING, "How to resize: nearest, bilinear, bicubic, area or lanczos.", metavar="NAME"),
+        Declaration(
+            _PREPROCESSING,
+            "How to resize: nearest, bilinear, bicubic, area, lanczos, or opencv for cv2.INTER_LINEAR.",
+            metavar="NAME",
+        ),
     ] = None
     layout: Annotated[
         str | None,
@@ -186,10 +238,11 @@ class ExportOptions:
         str,
         Declaration(
             _CONVERSION,
-            "The type of the inputs and outputs of the FP16 graph.",
-            choices=tuple(precision.value for precision in Precision),
+            "The type of the inputs and outputs of the FP16 graph; with uint8 every graph takes pixels and normalises "
+            "them, and --layout is that of the pixels.",
+            choices=tuple(io.value for io in Io),
         ),
-    ] = Precision.FP32.value
+    ] = Io.FP32.value
     keep_fp32: Annotated[
         str | Sequence[str],
         Declaration(
@@ -257,6 +310,49 @@ class ExportOptions:
         float | None, Declaration(_CHECKS, "Fail if the speed-up over the original is smaller.", least=0)
     ] = None
     require: Annotated[bool, Declaration(_CHECKS, "Fail unless everything requested was measured here.")] = False
+    task: Annotated[
+        str | None,
+        Declaration(
+            _METRIC,
+            "What the outputs mean; told from --labels and --metric where they say it.",
+            choices=tuple(task.value for task in Task),
+        ),
+    ] = None
+    labels: Annotated[
+        str | Path | None,
+        Declaration(
+            _METRIC,
+            "What is known of the images of --data: a CSV file, annotations of COCO in JSON, or a folder of masks.",
+            metavar="PATH",
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        Declaration(
+            _METRIC,
+            "A figure for each image of --data, higher is better: top1, top5, map, miou, cosine, wer, cer, "
+            "or FILE.py:score.",
+            metavar="NAME",
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | str | None,
+        Declaration(
+            _METRIC,
+            "By how much an artifact may be below the source: 0.5pt is 0.005. Without a decision the run fails.",
+            metavar="N",
+            usual="that of the metric",
+        ),
+    ] = None
+    decode: Annotated[
+        Mapping[str, Option] | None,
+        Declaration(
+            _METRIC,
+            "How outputs become boxes: boxes=xyxy, xywh or cxcywh; normalised, activation, background, threshold, "
+            "nms, top.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None
     classes: Annotated[
         str | Path | Sequence[str],
         Declaration(_RUN, "A file with the names of the classes, one per line, for the bundle.", metavar="FILE"),

@@ -14,7 +14,7 @@ from deploytool.errors import BadInput
 from deploytool.host import exception_text
 from deploytool.loading import shards
 from deploytool.pipeline import option_types
-from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Span
+from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Io, Span
 from deploytool.pipeline.recipe import ONNX
 from deploytool.spec import (
     AUTO,
@@ -193,7 +193,7 @@ def combinations(options: ExportOptions) -> None:
         problem = f"the torchscript exporter writes opsets up to {TORCHSCRIPT_OPSET}, not {options.opset}"
         raise BadInput(problem, f"leave --exporter out, or use --opset {TORCHSCRIPT_OPSET}")
     if options.to == ONNX:
-        given = {"--keep-fp32": bool(options.keep_fp32), f"--io {options.io}": options.io != Precision.FP32}
+        given = {"--keep-fp32": bool(options.keep_fp32), f"--io {options.io}": options.io == Io.FP16}
         if unused := [option for option, is_given in given.items() if is_given]:
             problem = f"{unused[0]} is for the FP16 graph, which --to onnx leaves out"
             raise BadInput(problem, f"leave out --to onnx, or {unused[0]}")

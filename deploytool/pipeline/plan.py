@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploytool import targets as targets_table
-from deploytool.data import class_names, inputs_file
+from deploytool.data import class_names, inputs_file, pixel_inputs
 from deploytool.data import preprocess as data_preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput, MissingBackend, NotVerified
 from deploytool.host import memory_estimate
 from deploytool.loading import catalog, factory, weights_file
-from deploytool.pipeline import disk_estimate, given_graph
+from deploytool.pipeline import disk_estimate, given_graph, metric_options
 from deploytool.pipeline import options as checks
-from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.export_options import ExportOptions, Io
 from deploytool.pipeline.recipe import ONNX, recipe_for
 from deploytool.spec import (
     AUTO,
@@ -23,7 +23,6 @@ from deploytool.spec import (
     Decision,
     Model,
     Options,
-    Precision,
     Range,
     Source,
     SourceKind,
@@ -77,9 +76,20 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     if definition.given is not None:
         definition = given_graph.settle(definition, requested)
     sizes = checks.sizes({**_default_sizes(definition), **(requested.sizes or {})}, definition.inputs)
-    definition = data_preprocess.resolve(definition, _stated_preprocessing(requested), sizes)
+    resolve = pixel_inputs.resolve if requested.io == Io.UINT8 else data_preprocess.resolve
+    definition = resolve(definition, _stated_preprocessing(requested), sizes)
+    if definition.normalised and golden:
+        pixel_inputs.check_file(definition, Path(golden.path))
     definition = _with_class_names(definition, requested.classes)
+    measured = metric_options.settle(requested, definition)
+    definition = measured.of(definition)
     options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition))
+    options = replace(
+        options,
+        metric=measured.metric,
+        labels=measured.labels,
+        max_drop=measured.max_drop,
+    )
     if options.min_speedup is not None and not options.seconds:
         raise BadInput("--min-speedup needs a speed measurement, which is off", "leave out --quick, or give --seconds")
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
@@ -129,6 +139,8 @@ def _stated_preprocessing(requested: ExportOptions) -> StatedPreprocessing:
         crop=requested.crop,
         interpolation=requested.interpolation,
         layout=requested.layout,
+        fit=requested.fit,
+        pad=requested.pad,
     )
 
 
@@ -188,7 +200,7 @@ def _resolve(
         sizes=sizes,
         rewrite=checks.value_or(requested.rewrite, effort.rewrite),
         rewrite_implied=requested.rewrite is None and effort.rewrite != AUTO,
-        io=Precision(requested.io),
+        io=Io(requested.io).precision,
         keep_fp32=checks.keep_fp32(requested.keep_fp32),
         targets=decisions,
         engines=targets_table.engines(decisions),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deploytool.spec import Options, SourceKind, Stage
 
-PIPELINE = tuple(stage for stage in Stage if stage is not Stage.PACK)
+_STAGES = tuple(stage for stage in Stage if stage is not Stage.PACK)
+PIPELINE = tuple(stage for stage in _STAGES if stage is not Stage.METRIC)  # of an export without a metric
 
 ONNX, FP16 = ENDS = ("onnx", "fp16")  # the last file of the pipeline, unless engines are built
 _ONLY_FOR_CODE = {Stage.TORCHSCRIPT}  # a given graph is no code that torch could trace
@@ -17,4 +18,5 @@ def recipe_for(options: Options, to: str = FP16, source: SourceKind = SourceKind
     idle |= _ONLY_FOR_CODE if source is SourceKind.GRAPH else set()
     idle |= {Stage.BUILD} if not options.engines else set()
     idle |= {Stage.FAULTS} if not options.faults else set()
-    return tuple(stage for stage in PIPELINE if stage not in idle)
+    idle |= {Stage.METRIC} if not options.metric else set()
+    return tuple(stage for stage in _STAGES if stage not in idle)

@@ -10,6 +10,7 @@ from deploytool.report import (
     compare_runs,
     device_results,
     engines,
+    measures,
     pareto,
     pending,
     plots,
@@ -24,6 +25,7 @@ from deploytool.report import (
 from deploytool.report.compare_runs import ParetoPlot
 from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
+from deploytool.results import measure_lines
 from deploytool.results.artifact import PAGE
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan
@@ -96,6 +98,9 @@ def render(run: RunData) -> str:
             pending=pending.pending(run),
             device_rows=list(device_results.rows(run.devices)),
             engines=list(engines.engine_rows(report)),
+            measure_title=measure_lines.title(report.measures) if report.measures else "",
+            measures=list(measures.measure_rows(report.measures)) if report.measures else [],
+            hardest=list(measures.hardest(run)),
             options=changed_options.changed_options(report),
             default_capabilities={name: flavour.coverage for name, flavour in FLAVOURS.items()},
             on_device=TargetPlan.ON_DEVICE,

@@ -11,10 +11,12 @@ from deploytool.errors import BadInput
 from deploytool.host import files
 from deploytool.host.terminal import visible
 from deploytool.report import rows
+from deploytool.results import measure_lines
 from deploytool.results.faults import CHECK_LABELS, DetectionCount, FaultFamily
-from deploytool.results.report import Check, Comparison, Gate, Report
+from deploytool.results.measure import Inferiority, Measures
+from deploytool.results.report import Baseline, Check, Comparison, Gate, Report
 from deploytool.results.sweep import CellResult, CellState, Sweep
-from deploytool.spec import Baseline, GateOutcome, TargetPlan, state_text
+from deploytool.spec import GateOutcome, TargetPlan, state_text
 
 _UNCHECKED = "not planted: the unmodified graph fails its checks"
 
@@ -77,13 +79,14 @@ def _document(subject: str, every_case: Sequence[Case]) -> str:
 
 
 def cases(report: Report) -> Iterator[Case]:
-    """Every check that ran or is pending: comparisons, FP16 range, faults, speed and targets."""
+    """Every check that ran or is pending: comparisons, FP16 range, faults, the metric, speed and targets."""
     for comparison in report.comparisons:
         yield from _comparison_cases(comparison)
     if values := report.fp16_range:
         overflow = f"{values.node} outputs {values.largest:.4g}, the FP16 maximum is 65504"
         yield Case("fp16 range", "no value overflows FP16", failed=overflow if values.overflows else "")
     yield from _fault_cases(report)
+    yield from _metric_cases(report.measures)
     yield from _speed_cases(report)
     for target in report.targets:
         if not target.flavour or target.verdict is not TargetPlan.HERE:
@@ -126,6 +129,20 @@ def _fault_case(family: FaultFamily, check: str, count: DetectionCount, *, weak:
         return Case("faults", name, skipped=reason)
     failed = f"{count.missed} of {relevant} missed" if count.missed and weak else ""
     return Case("faults", name, failed=failed, detail=f"{count.caught} of {relevant} caught")
+
+
+def _metric_cases(measures: Measures | None) -> Iterator[Case]:
+    """One case for each artifact that was measured; an open one is skipped, and fails if a margin was asked for."""
+    for artifact in measures.artifacts if measures else ():
+        if measures is None or artifact.measure is None:
+            yield Case("metric", rows.label(artifact), skipped=state_text(artifact.status, artifact.reason))
+            continue
+        text = measure_lines.describe(artifact.measure, measures.margin)
+        verdict = artifact.measure.verdict
+        is_open = verdict is Inferiority.NOT_DECIDED
+        failed = text if verdict is Inferiority.WORSE or (is_open and measures.stated) else ""
+        name = f"{rows.label(artifact)} by {measures.name}"
+        yield Case("metric", name, failed=failed, skipped=text if is_open and not failed else "", detail=text)
 
 
 def _speed_cases(report: Report) -> Iterator[Case]:

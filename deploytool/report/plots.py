@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from deploytool.report.rows import ComparisonBar, LayerStrip
 from deploytool.report.svg import ACCENT, BAD, INK, MUTED, PAPER, WIDTH, Plot, canvas, plot_text, readable_log_ticks
 from deploytool.report.timings import Bar, Series
-from deploytool.spec import Baseline, Stage
+from deploytool.results.report import Baseline
+from deploytool.spec import Stage
 
 _ARTIFACTS = tuple(Stage)  # all other labels are baselines
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (8, 3, 3, 3)), (0, (2, 4)))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 
 from deploytool.host import disk
 from deploytool.report.run_data import RunData
-from deploytool.results import verdict
+from deploytool.results import runners, verdict
 from deploytool.results.blame import BlamedGraph, Layer
+from deploytool.results.measure import MeasuredArtifact
 from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Comparison, Equality, Parity, Report, Speed
 from deploytool.spec import state_text
 
@@ -95,9 +96,9 @@ class FailedRow(FailedFigure):
     against: str
 
 
-def label(comparison: Comparison) -> str:
+def label(comparison: Comparison | MeasuredArtifact) -> str:
     """The artifact, or the stage and the runner if the FP16 graph is run in another way."""
-    runner = verdict.RUNNER_LABELS.get(comparison.runner)
+    runner = runners.LABELS.get(comparison.runner)
     return f"{comparison.stage}, {runner}" if runner else f"{comparison.stage}/{comparison.file}"
 
 
@@ -148,7 +149,7 @@ def comparison_rows(run: RunData) -> Iterator[tuple[str, ...]]:
 def _size(comparison: Comparison, size: int | None) -> str:
     if comparison.left_out:
         return NONE
-    if comparison.runner in verdict.RUNNER_LABELS:
+    if comparison.runner in runners.LABELS:
         return ""
     return "missing" if size is None else disk.size(size)
 

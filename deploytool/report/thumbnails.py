@@ -49,13 +49,13 @@ def _thumbnails(run: RunData, cases: Iterable[int], lines: Sequence[Sequence[str
     if images is None:
         return ()
     selected = [(case, text) for case, text in zip(cases, lines, strict=True) if case < len(images)][:_LIMIT]
-    return tuple(Thumbnail(_data_uri(images[case]), case, tuple(text)) for case, text in selected)
+    return tuple(Thumbnail(data_uri(images[case]), case, tuple(text)) for case, text in selected)
 
 
-def _data_uri(image_pixels: Pixels) -> str:
-    """An image (uint8, height × width × 3), reduced in size, as a PNG data URI."""
+def data_uri(image_pixels: Pixels, side: int = _SIDE) -> str:
+    """An image (uint8, height × width × 3), reduced to a longer side of `side` pixels, as a PNG data URI."""
     image = Image.fromarray(image_pixels)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    image.thumbnail((side, side), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.quantize(128).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -28,6 +28,7 @@ class Kind(str, Enum):
     PROBES = "probes.npz"
     ENGINE = "model.plan"
     FAULTS = "faults.json"
+    MEASURES = "measures.json"
     REPORT = "report.json"
     BUNDLE = "bundle/manifest.json"
 

@@ -11,8 +11,10 @@ from deploytool.errors import BadInput
 from deploytool.host import fp16_rounding
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
+from deploytool.results.measure import Measures
 from deploytool.results.output_parts import OutputPart
-from deploytool.spec import Baseline, Decision, GateOutcome, SpeedVerdict, Stage, Status
+from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status, StrEnum
+from deploytool.tasks.rows import DetectionRows
 
 _FAMILY = "deploytool.report/"
 SCHEMA = f"{_FAMILY}5"
@@ -20,6 +22,18 @@ SCHEMA = f"{_FAMILY}5"
 NOISE = "noise"  # name of the figure that fails if the model's own outputs vary more than rounding explains
 COARSEST = 1e-2  # relative to the largest output: beyond it, decisions with a clear margin could change
 IMPLAUSIBLE = 1e-3  # limit of FP32 noise: more is not rounding, and no useful tolerance follows from it
+
+
+class Baseline(StrEnum):
+    """What the speed of artifacts is compared with: the model in eager mode, or the ONNX file as it was given."""
+
+    EAGER = "eager"
+    GIVEN = "given"
+
+    @property
+    def text(self) -> str:
+        """What it is, in a sentence."""
+        return "eager PyTorch" if self is Baseline.EAGER else "the given file on ONNX Runtime"
 
 
 @dataclass(frozen=True)
@@ -85,9 +99,13 @@ class Limit:
 
 @dataclass(frozen=True)
 class Limits(Tolerance):
-    """The tolerances of an output: of each of its `parts`, and the fields beside them for everything else."""
+    """The tolerances of an output: of each of its `parts`, and the fields beside them for everything else.
+
+    `rows` are the detections that the model selected, which are compared as a set; None for other models.
+    """
 
     parts: tuple[Limit, ...] = ()
+    rows: DetectionRows | None = field(default=None, metadata={"optional": True})
 
 
 @dataclass(frozen=True)
@@ -272,7 +290,7 @@ class Report:
     `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
     on, and `baked_values` the lines of the model that became constants at export. `baseline` is what speeds are
     compared with. `selections` are the places in the model that select other rows after rounding, and so make its noise
-    too large.
+    too large. `measures` are those of the user's metric.
     """
 
     schema: str
@@ -296,6 +314,7 @@ class Report:
     baked_values: tuple[BakedValue, ...] = ()
     baseline: Baseline = Baseline.EAGER
     selections: tuple[str, ...] = ()
+    measures: Measures | None = None
 
 
 def is_report_schema(schema: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool.results import baked_values
+from deploytool.results import baked_values, measure_lines, runners
 from deploytool.results.blame import Finding
 from deploytool.results.faults import CASES, CHECK_LABELS, FaultsResult
 from deploytool.results.report import (
@@ -27,10 +27,6 @@ from deploytool.results.report import (
 )
 from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, state_text
 
-RUNNER_LABELS = {
-    "fp32_compute": "as converted",
-    "fp16_emulation": "in FP16 arithmetic",
-}  # by runner: the two ways to run the FP16 graph on the host
 _BY_SEVERITY = (NOISE, "invalid", "equal", "max_error", "top1", "top5", "snr_db", "cosine")
 _FIGURE_NAMES = {
     "top1": "top-1 agreement",
@@ -82,6 +78,7 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     """The conclusion of a run in the folder `home`; `finding` is the result of `blame`, if there is one."""
     failed, gate = failed_lines(report), report.gate
     pending = (*unmeasured_lines(report), *baked_values.doubtful_lines(report.baked_values), *omitted_lines(report))
+    undecided = measure_lines.undecided_lines(report.measures)
     noisy = noise_failure(report)
     if noisy and report.selections:  # a baked value may seem wrong for the same reason
         return _selection_conclusion(report, noisy, pending)
@@ -99,6 +96,11 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
     if report.faults and report.faults.weak:
         step = NextStep(f"export again with --cases {home / Stage.FAULTS / CASES}")
         return Conclusion(Verdict.UNPROVEN, (f"The golden cases miss {missed_line(report.faults)}",), pending, (step,))
+    if undecided and report.measures and report.measures.stated:
+        return Conclusion(
+            Verdict.UNPROVEN, undecided, pending, (NextStep("add images to --data, or raise --max-drop"),)
+        )
+    pending = (*pending, *undecided)
     if gate and gate.outcome is GateOutcome.OPEN:
         pending = (*pending, f"speed-up of {gate.stage}: {gate.reason}")
     return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (_step_after_pass(report, home),))
@@ -120,6 +122,8 @@ def _selection_conclusion(report: Report, noisy: Comparison, pending: tuple[str,
 def _steps_after_failure(report: Report, home: Path, *, blamed: bool) -> tuple[NextStep, ...]:
     """Keeping layers in FP32 if that may help, and `blame`, or its --reduce if the layer is known."""
     keep = [NextStep(f"repeat the command with {KEEP_FP32_OPTION}")] if keep_fp32_may_help(report) else []
+    if not checks_failed(report):
+        return (*keep, NextStep("see the images on which they differ in the report"))
     if blamed:
         return (*keep, NextStep("reduce the failure to a small model", f"deploytool blame {home} --reduce"))
     return (*keep, NextStep("find the layer", f"deploytool blame {home}"))
@@ -207,6 +211,11 @@ def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bo
 
 
 def failed_lines(report: Report) -> tuple[str, ...]:
+    """One line for every failed check, and for every artifact that is worse than the source by the user's metric."""
+    return (*checks_failed(report), *measure_lines.worse_lines(report.measures))
+
+
+def checks_failed(report: Report) -> tuple[str, ...]:
     """One line for every failed check; lines of the model that became constants come first."""
     lines = [
         *baked_values.wrong_lines(report.baked_values),
@@ -220,16 +229,10 @@ def failed_lines(report: Report) -> tuple[str, ...]:
 
 def failed_comparison_lines(comparison: Comparison) -> tuple[str, ...]:
     """One line for every failed check of a comparison: artifact, reference, and the worst figure with its limit."""
-    label = comparison_label(comparison)
+    label = runners.label(comparison.stage, comparison.runner)
     return tuple(
         f"{label} against {check.against}: {describe_failure(check)}" for check in comparison.checks if check.broken
     )
-
-
-def comparison_label(comparison: Comparison) -> str:
-    """The stage of a comparison, with the runner if the graph is run in several ways."""
-    runner = RUNNER_LABELS.get(comparison.runner)
-    return f"{comparison.stage} {runner}" if runner else str(comparison.stage)
 
 
 def noise_failure(report: Report) -> Comparison | None:
@@ -312,6 +315,7 @@ def keep_fp32_may_help(report: Report) -> bool:
     """Whether keeping layers in FP32 may help: only FP16 artifacts fail, and the option was not used."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     failed |= {baked.stage for baked in report.baked_values if baked.wrong}
+    failed |= measure_lines.worse_stages(report.measures)
     only_fp16 = all(stage.precision is Precision.FP16 for stage in failed)
     return bool(failed_lines(report)) and only_fp16 and not report.options.get("keep_fp32")
 

@@ -105,9 +105,13 @@ def _constant_remarks(constants: Sequence[SmallConstant]) -> list[serde.Json]:
 
 
 def _kind_remarks(hazardous: Hazards) -> list[serde.Json]:
-    """A line for the internal sums and one for the angles and positions that stay in FP32."""
+    """A line each for the internal sums, the angles and positions, and the normalisation that stay in FP32."""
     sums, positions = len(Kept().union(*hazardous.sums)), len(hazardous.positions)
-    lines = {"sums in norms, means and logarithms": sums, "angles and positions": positions}
+    lines = {
+        "sums in norms, means and logarithms": sums,
+        "angles and positions": positions,
+        "steps that normalise pixels": len(hazardous.pixels),
+    }
     return [
         f"{what} stay in FP32: {count} {'nodes' if count > 1 else 'node'}" for what, count in lines.items() if count
     ]

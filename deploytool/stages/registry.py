@@ -53,7 +53,7 @@ class Contract:
     engine_copies: float = 0.0
 
 
-COMMON_PACKAGES = ("errors.py", "serde.py", "spec.py", "host", "results")  # every stage runs their code
+COMMON_PACKAGES = ("errors.py", "serde.py", "spec.py", "host", "results", "tasks")  # every stage runs their code
 _ORT = ("onnxruntime", "onnxruntime-gpu")
 
 STAGES: Mapping[Stage, Contract] = {
@@ -139,12 +139,21 @@ STAGES: Mapping[Stage, Contract] = {
         ("onnx", "pillow", *_ORT),
         packages=("backends", "data", "faults", "loading", "parity", "rewrites"),
     ),
+    Stage.METRIC: Contract(
+        (Kind.WEIGHTS, Kind.GRAPH),
+        Kind.MEASURES,
+        ("seed", "batch", "sizes", "data", "labels", "io", "runner", "tolerance", "metric", "max_drop"),
+        ("torch", "numpy", "pillow", *_ORT, *DISTRIBUTIONS),
+        optional=(Kind.TORCHSCRIPT, Kind.ENGINE),
+        uses_device=True,
+        packages=("backends", "data", "loading", "metrics", "parity", "rewrites", "targets.py", "tasks"),
+    ),
     Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
         ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
         ("torch", *_ORT, *DISTRIBUTIONS),
-        optional=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS),
+        optional=(Kind.TORCHSCRIPT, Kind.PROBES, Kind.ENGINE, Kind.FAULTS, Kind.MEASURES),
         uses_device=True,
         packages=("backends", "benchmark", "data", "loading", "parity", "rewrites", "targets.py"),
     ),

@@ -21,6 +21,7 @@ from deploytool.results import baked_values, report, verdict
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
+from deploytool.results.measure import Measures
 from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages.registry import STAGES
@@ -58,6 +59,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         baked_values=_baked_values(inputs),
         baseline=quick.baseline(inputs.source().definition),
         selections=serde.decode(tuple[str, ...], artifact.notes.get("selections", [])),
+        measures=_measures(inputs),
     )
     report.write(out, result)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -134,6 +136,12 @@ def _faults(inputs: StageInputs) -> FaultsResult | None:
     """The result of the faults stage; None if it did not run."""
     results = [json.loads(artifact.path.read_text(encoding="utf-8")) for artifact in inputs.chain(Kind.FAULTS)]
     return serde.decode(FaultsResult, results[-1]) if results else None
+
+
+def _measures(inputs: StageInputs) -> Measures | None:
+    """The result of the metric stage; None if it did not run."""
+    files = [artifact.path for artifact in inputs.chain(Kind.MEASURES)]
+    return serde.read(Measures, files[-1]) if files else None
 
 
 def _fp16_range(inputs: StageInputs, sample: Golden) -> Fp16Range | None:

@@ -53,9 +53,11 @@ def cell_key(cell: Cell, options: ExportOptions) -> str:
 def input_paths(model: str, options: ExportOptions) -> Iterator[Path]:
     """The files and folders of the user that an export reads."""
     yield from model_files(model)
-    for value in (options.weights, options.data, options.golden_inputs, options.cases):
+    for value in (options.weights, options.data, options.labels, options.golden_inputs, options.cases):
         if value is not None:
             yield Path(value)
+    if options.metric and ":" in options.metric:
+        yield from factory.source_files(options.metric)
     if isinstance(options.classes, (str, Path)) and options.classes:
         yield Path(options.classes)
 

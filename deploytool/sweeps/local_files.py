@@ -25,7 +25,15 @@ PIECE_BYTES = 3 << 20  # of a file; 4 MiB as text
 ALL = "*"  # as a missing digest: the job does not list its files yet
 _CACHE = Path(".cache", "deploytool", "sweeps")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PATHS = ("weights", "data", "golden_inputs", "cases", "classes")  # the options of an export that are paths
+_PATHS = (
+    "weights",
+    "data",
+    "labels",
+    "metric",
+    "golden_inputs",
+    "cases",
+    "classes",
+)  # the options of an export that are paths
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,16 @@ def main() -> None:
         folder = Path(name)
         write_folders(folder / "digits")
         deploytool(folder, "train", *MODEL, "--data", "digits", "--no-flip", "--out", "trained")
-        options = ("--weights", "trained/weights.safetensors", "--data", "digits/test", "--images", str(TEST))
+        options = (
+            "--weights",
+            "trained/weights.safetensors",
+            "--data",
+            "digits/test",
+            "--images",
+            str(TEST),
+            "--metric",
+            "top1",
+        )
         deploytool(folder, "export", *MODEL, *options, "--trt")
 
 

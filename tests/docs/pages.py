@@ -15,6 +15,7 @@ REASONS = (  # what excuses a block from being run; a new excuse has to be writt
     "installs packages, and takes minutes",
     "takes minutes to hours",
     "needs a GPU",
+    "needs a trained model and its images",
     "needs a cluster",
     "needs an OCI registry and an ssh server",
     "needs Triton Inference Server",

@@ -16,7 +16,8 @@ from deploytool import export
 from deploytool.api import Run
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading import catalog
-from deploytool.spec import Baseline, Stage
+from deploytool.results.report import Baseline
+from deploytool.spec import Stage
 from tests import engines, given_graphs
 from tests.conftest import TINY
 

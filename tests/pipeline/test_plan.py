@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deploytool.errors import BadInput, ResourceExhausted
 from deploytool.host import memory
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
-from deploytool.spec import Model, Options, Precision, Range, Tensor
+from deploytool.spec import Model, Options, Precision, Range, Source, Tensor
 from tests.conftest import TINY
 
 # by field of Options, each with a value that is not the default: the option as stated, and as the stages read it
@@ -36,7 +37,7 @@ RESOLVED: dict[str, tuple[Any, Any]] = {
     "outputs": (["logits"], ("logits",)),
 }
 FILES = {"weights", "data", "cases"}  # of these the stages read path and digest
-OTHERS = {"inputs", "sizes", "targets"}  # tested below
+OTHERS = {"inputs", "sizes", "targets", "metric", "labels", "max_drop"}  # tested below
 
 
 def test_every_option_that_stages_read_is_tested() -> None:
@@ -70,6 +71,25 @@ def test_inputs_sizes_and_targets_reach_the_stages() -> None:
     assert plan.options.sizes == {"H": Range(32, 48, 64)}
     assert [decision.target for decision in plan.options.targets] == ["rtx40", "orin"]
     assert plan.options.engines
+
+
+def test_the_metric_reaches_the_stages_with_labels_and_margin(tmp_path: Path) -> None:
+    for name in ("images/cat/a.png", "images/dog/b.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(path)
+    (tmp_path / "l.csv").write_text("cat/a.png,1\n")
+    (tmp_path / "m.py").write_text("def score(outputs, targets): return [1.0] * len(targets)\n")
+    reference = f"{tmp_path / 'm.py'}:score"
+    stated = ExportOptions(data=tmp_path / "images", labels=tmp_path / "l.csv", metric=reference, max_drop="0.5pt")
+    options = plan_export(TINY, stated).options
+    assert options.metric is not None
+    assert options.labels is not None
+    assert (options.metric.path, options.labels.path, options.max_drop) == (reference, str(tmp_path / "l.csv"), 0.005)
+    assert len(options.metric.digest) == len(options.labels.digest) == 64
+    usual = plan_export(TINY, ExportOptions(data=tmp_path / "images", task="classify", max_drop=0.1)).options
+    assert usual.metric == Source("top1", "")
+    assert plan_export(TINY, ExportOptions(data=tmp_path / "images")).options.metric is None
 
 
 @pytest.mark.parametrize(
@@ -115,6 +135,13 @@ def test_a_junit_file_that_cannot_be_written_is_refused_before_the_run(tmp_path:
         assert caught.value.remedy == "choose another path with --junit"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
     assert not any((tmp_path / "folder").iterdir())
+
+
+def test_pixels_are_an_input_of_every_graph() -> None:
+    plan = plan_export(TINY, ExportOptions(io="uint8", layout="NHWC", to="onnx"))
+    assert plan.model.inputs == (Tensor("input", ("batch", 32, 32, 3), "uint8", 256),)
+    assert plan.model.normalised == TINY.inputs
+    assert plan.options.io is Precision.FP32
 
 
 @pytest.mark.parametrize(

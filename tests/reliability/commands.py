@@ -14,11 +14,10 @@ from typing import Any
 from deploytool.device import commands as device
 from deploytool.device.candidates import Candidate
 from deploytool.device.environment import Environment
-from deploytool.device.probe import ProbeResult
+from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.worker import Trial
 from deploytool.host import machine
 from deploytool.results.report import Check, Parity, Tolerance
-from deploytool.spec import Attempt
 from deploytool.transfer import push as transfer_push
 from tests.reliability import reading
 

@@ -236,7 +236,9 @@ def scaling(rounds: int) -> bool:
         with tempfile.TemporaryDirectory() as name:
             words = [*deploytool, "sweep", "--models", ",".join(ALIKE), "--quick", "--workers"]
             one = seconds([*words, "1", "--out", f"{name}/one"])
-            single = sum(seconds([*deploytool, "export", model, "--quick", "--out", f"{name}/{model}"]) for model in ALIKE)
+            single = sum(
+                seconds([*deploytool, "export", model, "--quick", "--out", f"{name}/{model}"]) for model in ALIKE
+            )
             two = seconds([*words, "2", "--out", f"{name}/two"])
         print(f"one worker {one:.1f} s, single exports {single:.1f} s, two workers {two:.1f} s", flush=True)
         ratios["one worker over single exports"].append(one / single)

@@ -10,13 +10,12 @@ import pytest
 from deploytool import serde
 from deploytool.bundle.manifest import MANIFEST_FILE, manifest_digest
 from deploytool.device.candidates import Tier
-from deploytool.device.probe import ProbeResult
+from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
 from deploytool.report import device_results, html, run_data, stamp
 from deploytool.results import report
-from deploytool.spec import Attempt
 from tests.report import variants
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploytool.results import verdict
+from deploytool.results import runners, verdict
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.blame import Finding, Layer
 from deploytool.results.faults import FaultsResult, MissedFault
@@ -71,7 +71,7 @@ def test_a_failure_names_the_runner_of_the_fp16_graph(runner: str) -> None:
     (line,) = verdict.failed_comparison_lines(
         dataclasses.replace(comparison(Stage.FP16, check("max_error")), runner=runner)
     )
-    assert line.startswith(f"fp16 {verdict.RUNNER_LABELS[runner]} against simplify: ")
+    assert line.startswith(f"fp16 {runners.LABELS[runner]} against simplify: ")
 
 
 def test_noise_beyond_the_limit_is_the_only_reason_and_recommends_no_blame() -> None:
