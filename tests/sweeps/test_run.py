@@ -44,6 +44,13 @@ def test_every_cell_is_made_once_and_a_second_sweep_makes_none(fake: FakeSweep) 
     assert (second.reused, [cell.digests for cell in second.cells]) == (6, [cell.digests for cell in first.cells])
 
 
+def test_the_cells_that_take_longest_come_first(fake: FakeSweep) -> None:
+    models = ("shufflenet_g1_x0_25", "squeezenet1_0", "shufflenet_g1_x2_0", "mobilenet_v1_cifar")
+    fake.run(models=models, cluster=ClusterOptions(workers=1))
+    made = [name.partition("-")[0] for name in fake.cells_made()]
+    assert made == ["squeezenet1_0", "shufflenet_g1_x2_0", "mobilenet_v1_cifar", "shufflenet_g1_x0_25"]
+
+
 def test_a_second_sweep_starts_no_cluster(fake: FakeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.run()
     monkeypatch.setitem(sys.modules, "distributed", None)
