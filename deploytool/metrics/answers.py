@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deploytool.data import placement
 from deploytool.data.batches import Batch
 from deploytool.data.golden import Arrays
 from deploytool.spec import Model, Task
 from deploytool.tasks import detections, interpret, segmentation
-
-UNSEEN = placement.UNSEEN  # in a map of classes: a pixel of the picture that the model does not get
 
 
 def read(task: Task, model: Model, outputs: Arrays, batch: Batch) -> list[Any]:

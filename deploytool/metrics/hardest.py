@@ -12,7 +12,7 @@ from PIL import Image
 
 from deploytool.data import drawing, images
 from deploytool.data.images import Pixels
-from deploytool.metrics.judge import Answers
+from deploytool.metrics.evaluator import Answers
 from deploytool.results.measure import HardImage
 from deploytool.spec import Model, Task
 from deploytool.tasks import objects

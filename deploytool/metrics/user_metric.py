@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool import serde
-from deploytool.data.labels.labelled import Target
+from deploytool.data.labels.labelled_images import Target
 from deploytool.errors import BadInput, ChildDied, ChildFailed
 from deploytool.host import scratch, workers
 from deploytool.host.process import run_limited

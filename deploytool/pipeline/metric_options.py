@@ -50,19 +50,19 @@ def settle(requested: ExportOptions, model: Model) -> MetricOptions:
     if not (requested.metric or requested.labels or requested.max_drop is not None):
         task = Task(requested.task) if requested.task else model.task
         return MetricOptions(task, _decoding(requested.decode or {}, model.decoding, task), asked=_asked(requested))
-    from deploytool.pipeline import judged  # it imports numpy, which `--help` needs not wait for
+    from deploytool.pipeline import metric_choice  # it imports numpy, which `--help` needs not wait for
 
     labels = Path(requested.labels) if requested.labels else None
-    task = judged.task(requested, model, labels)
+    task = metric_choice.task(requested, model, labels)
     decoding = _decoding(requested.decode or {}, model.decoding, task)
     if not requested.data:
         option = "--metric" if requested.metric else "--labels" if labels else "--max-drop"
         raise BadInput(f"{option} needs images, and none are given", "add --data DIR")
-    metric = judged.metric(requested.metric, task)
+    metric = metric_choice.metric(requested.metric, task)
     digest = (checks.folder(labels) if labels.is_dir() else checks.file(labels)) if labels else None
-    classes = judged.classes(Path(requested.data), labels, task, model)
+    classes = metric_choice.classes(Path(requested.data), labels, task, model)
     stated = margin(requested.max_drop)
-    judged.check_margin(stated, metric.path)
+    metric_choice.check_margin(stated, metric.path)
     return MetricOptions(task, decoding, metric, digest, stated, classes=classes, asked=_asked(requested))
 
 

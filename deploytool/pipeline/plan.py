@@ -16,6 +16,7 @@ from deploytool.loading import catalog, factory, weights_file
 from deploytool.pipeline import disk_estimate, given_graph, metric_options
 from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import ExportOptions, Io
+from deploytool.pipeline.metric_options import MetricOptions
 from deploytool.pipeline.recipe import ONNX, recipe_for
 from deploytool.spec import (
     AUTO,
@@ -83,13 +84,7 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     definition = _with_class_names(definition, requested.classes)
     measured = metric_options.settle(requested, definition)
     definition = measured.of(definition)
-    options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition))
-    options = replace(
-        options,
-        metric=measured.metric,
-        labels=measured.labels,
-        max_drop=measured.max_drop,
-    )
+    options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition), measured)
     if options.min_speedup is not None and not options.seconds:
         raise BadInput("--min-speedup needs a speed measurement, which is off", "leave out --quick, or give --seconds")
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
@@ -179,6 +174,7 @@ def _resolve(
     golden: Source | None,
     sizes: dict[str, Range],
     decisions: tuple[Decision, ...],
+    measured: MetricOptions,
 ) -> Options:
     """The options in the form that the stages read, with defaults filled in."""
     effort = QUICK if requested.quick else FULL
@@ -212,6 +208,9 @@ def _resolve(
         sequence=requested.sequence,
         outputs=checks.names("--output", requested.outputs),
         fixed_batch=_fixed_batch(model, batch),
+        metric=measured.metric,
+        labels=measured.labels,
+        max_drop=measured.max_drop,
     )
 
 

@@ -13,7 +13,7 @@ from deploytool.backends import eager
 from deploytool.data import normalised_inputs, pixel_inputs, synthetic
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
-from deploytool.loading import factory, meaning, weights_file
+from deploytool.loading import factory, output_task, weights_file
 from deploytool.loading.checkpoints import checkpoint, random_init
 from deploytool.loading.module import arguments, build, pixels
 from deploytool.loading.stage_inputs import StageInputs
@@ -47,7 +47,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             eager.check_state(state, model)
             result = probe.examine(model, state, options)
     memory_estimate.check_answers(result.model, options)
-    settled, told = meaning.settle(result.model)
+    settled, told = output_task.settle(result.model)
     eager.save(state, settled, out)
     return {
         "weights": origin,

@@ -14,7 +14,7 @@ from deploytool import serde
 from deploytool.backends import eager
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
-from deploytool.loading import meaning
+from deploytool.loading import output_task
 from deploytool.loading.graph import definition, structure, trial
 from deploytool.loading.module import build
 from deploytool.loading.stage_inputs import StageInputs
@@ -45,7 +45,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         _check_weights(state, model)
         result = probe.examine(model, state, options)
     memory_estimate.check_answers(result.model, options)
-    settled, told = meaning.settle(result.model)
+    settled, told = output_task.settle(result.model)
     eager.save(state, settled, out)
     return {
         "weights": f"the initialisers of {Path(model.factory).name}",

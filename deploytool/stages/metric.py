@@ -10,13 +10,13 @@ from deploytool.backends import eager
 from deploytool.backends.session import Session
 from deploytool.data import batches
 from deploytool.data.labels import read as data_labels
-from deploytool.data.labels.labelled import Labelled
+from deploytool.data.labels.labelled_images import LabelledImages
 from deploytool.errors import MissingBackend
 from deploytool.loading.stage_inputs import StageInputs
+from deploytool.metrics import evaluator as metrics_evaluator
 from deploytool.metrics import hardest
-from deploytool.metrics import judge as metrics_judge
+from deploytool.metrics.evaluator import Answers, Evaluator
 from deploytool.metrics.hardest import Difference
-from deploytool.metrics.judge import Answers, Judge
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.replay import SMALL_BATCHES, replay
@@ -36,9 +36,9 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     batches.check_input(definition)
     labels = Path(options.labels.path) if options.labels else None
     labelled = data_labels.read(Path(options.data.path), labels, definition.task, definition.classes)
-    judge = metrics_judge.choose(options.metric.path, definition, labelled)
-    margin = judge.margin if options.max_drop is None else options.max_drop
-    artifacts, source, differences = _measure(job, inputs, labelled, judge, margin)
+    evaluator = metrics_evaluator.choose(options.metric.path, definition, labelled)
+    margin = evaluator.margin if options.max_drop is None else options.max_drop
+    artifacts, source, differences = _measure(job, inputs, labelled, evaluator, margin)
     result = Measures(
         metric=options.metric.path,
         task=definition.task,
@@ -55,7 +55,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
 
 
 def _measure(
-    job: Job, inputs: StageInputs, labelled: Labelled, judge: Judge, margin: float
+    job: Job, inputs: StageInputs, labelled: LabelledImages, evaluator: Evaluator, margin: float
 ) -> tuple[tuple[MeasuredArtifact, ...], float, list[Difference]]:
     """The measure of every artifact, the value of the source, and the images on which they differ most."""
     device = eager.devices()[-1]
@@ -63,7 +63,7 @@ def _measure(
     steps = [step for step in steps + checks.engine_comparisons(inputs) if not step.exact]
     series = _Series(job, inputs.source().definition, labelled, 1 + sum(not step.absent for step in steps))
     with eager.start(inputs.source().weights, device) as session:
-        source = series.answers(session, judge, SMALL_BATCHES, None)
+        source = series.answers(session, evaluator, SMALL_BATCHES, None)
     measured, differences = list[MeasuredArtifact](), list[Difference]()
     for step in steps:
         artifact = MeasuredArtifact(
@@ -72,25 +72,25 @@ def _measure(
         if not step.absent:
             try:
                 with step.open() as session:
-                    answers = series.answers(session, judge, job.options.batch, step)
+                    answers = series.answers(session, evaluator, job.options.batch, step)
                 differences = hardest.largest(differences, artifact.label, answers, source)
-                artifact = replace(artifact, measure=judge.measure(answers, source, margin, job.options.seed))
+                artifact = replace(artifact, measure=evaluator.measure(answers, source, margin, job.options.seed))
             except MissingBackend as error:
                 artifact = replace(artifact, status=Status.UNAVAILABLE, reason=str(error))
         measured.append(artifact)
-    return tuple(measured), judge.value(source), differences
+    return tuple(measured), evaluator.value(source), differences
 
 
 class _Series:
     """The labelled images, which are given to one artifact after the other; tells how many were."""
 
-    def __init__(self, job: Job, model: Model, labelled: Labelled, artifacts: int) -> None:
+    def __init__(self, job: Job, model: Model, labelled: LabelledImages, artifacts: int) -> None:
         self._job, self._model, self._paths = job, model, labelled.paths
         self._done, self._total = 0, artifacts * len(labelled.paths)
 
-    def answers(self, session: Session, judge: Judge, limits: Range, step: PlannedComparison | None) -> Answers:
+    def answers(self, session: Session, evaluator: Evaluator, limits: Range, step: PlannedComparison | None) -> Answers:
         """The answers of a session to all images, in batches within the limits."""
-        record = judge.record()
+        record = evaluator.record()
         for batch in batches.read(self._model, self._paths, self._job.options.sizes):
             inputs = checks.cast_inputs(step, batch.inputs, self._job) if step else batch.inputs
             record.add(replay(session, inputs, limits), batch)

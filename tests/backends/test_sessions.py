@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx.parser
 import onnxruntime as ort
+import psutil
 import pytest
 import torch
 
@@ -166,3 +167,13 @@ def test_a_session_that_has_ended_holds_its_model_no_more() -> None:
         assert gone() is not None
         assert session(x=np.zeros(1)) == {"x": np.zeros(1)}
     assert gone() is None
+
+
+@pytest.mark.parametrize(("variable", "stated", "threads"), [("1", 0, 1), ("3", 0, 3), ("3", 2, 2)])
+def test_onnx_runtime_has_as_many_threads_as_openmp_unless_stated(
+    variable: str, stated: int, threads: int, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    before = psutil.Process().num_threads()
+    with onnxruntime.start(finished / ARTIFACTS["onnxruntime"], threads=stated):
+        assert psutil.Process().num_threads() - before == threads - 1  # the calling thread computes too

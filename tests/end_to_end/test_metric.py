@@ -98,11 +98,14 @@ def test_an_artifact_that_is_worse_fails_with_3(folder: Path, deploytool: Comman
 
 
 def test_a_metric_that_fails_is_one_line_and_the_run_can_go_on(folder: Path, deploytool: Command) -> None:
-    words = ("--data", folder / "images", "--metric", f"{folder / 'metrics.py'}:broken", "--out", folder / "run")
-    done = deploytool("export", *MODEL, *map(str, words))
+    words = ("--data", folder / "images", "--out", folder / "broken", "--metric")
+    done = deploytool("export", *MODEL, *map(str, words), f"{folder / 'metrics.py'}:broken")
     assert done.returncode == 2
     assert "broken raises KeyError" in done.stderr
     assert "Traceback" not in done.stderr
+    again = deploytool("export", *MODEL, *map(str, words), f"{folder / 'metrics.py'}:always")
+    assert again.returncode == 0, again.stderr
+    assert [line.split()[1] for line in again.stdout.splitlines() if line.split()[:1] == ["fp16"]] == ["kept"]
 
 
 def test_a_ready_metric_counts_as_numpy_does(folder: Path, deploytool: Command) -> None:

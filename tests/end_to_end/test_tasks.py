@@ -67,12 +67,14 @@ def test_a_detector_is_judged_by_map_and_draws_on_the_device(tmp_path: Path, dep
     document = json.loads(labels.read_text())
     ids = {entry["file_name"]: entry["id"] for entry in document["images"]}
     categories = sorted(entry["id"] for entry in document["categories"])
-    rows = []
+    rows, shown = [], list[int]()
     for path, pixels, factor, left, top in inputs(folder):
         out = answers(home, pixels)
         with Image.open(path) as opened:
             width, height = opened.size
         for box, score, label in zip(out["boxes"][0], out["scores"][0], out["labels"][0], strict=True):
+            if score >= 0.3 and path.name == "000001.png":
+                shown.append(int(label))
             if score >= 0.05:
                 x1, x2 = np.clip((box[[0, 2]].astype(float) - left) / factor, 0, width)
                 y1, y2 = np.clip((box[[1, 3]].astype(float) - top) / factor, 0, height)
@@ -94,12 +96,13 @@ def test_a_detector_is_judged_by_map_and_draws_on_the_device(tmp_path: Path, dep
     assert of_rewrite(home) == pytest.approx(expected, abs=0.02)  # rounded sides and one factor are no more apart
 
     (tmp_path / "drawn").mkdir()
-    picture = sorted(folder.glob("*.png"))[0]
-    bundle = home / "pack" / "bundle"
-    done = deploytool("run", str(bundle), str(picture), "--draw", str(tmp_path / "drawn"), "--min-score", "0.3")
+    words = (str(home / "pack" / "bundle"), str(folder / "000001.png"), "--draw", str(tmp_path / "drawn"))
+    done = deploytool("run", *words, "--min-score", "0.3", "--json")
     assert done.returncode == 0, done.stderr
-    assert "objects in" in done.stdout
-    assert len(list((tmp_path / "drawn").iterdir())) == 1
+    (found,) = json.loads(done.stdout)["result"]["objects"]
+    assert [box["index"] for box in found["boxes"]] == shown
+    assert [box["name"] for box in found["boxes"]] == [f"digit {label}" for label in shown]
+    assert [str(path) for path in (tmp_path / "drawn").iterdir()] == [found["drawing"]]
 
 
 def test_a_segmenter_is_judged_by_miou_and_shows_its_areas(tmp_path: Path, deploytool: Command) -> None:
@@ -110,6 +113,7 @@ def test_a_segmenter_is_judged_by_miou_and_shows_its_areas(tmp_path: Path, deplo
     done = deploytool("export", *model, *WORDS, *judged)
     assert done.returncode == 0, done.stdout + done.stderr
     overlap, union, marked = np.zeros(256), np.zeros(256), np.zeros(256)
+    areas: dict[str, Array] = {}
     for path, pixels, _, left, top in inputs(folder):
         (logits,) = answers(home, pixels).values()
         classes = logits[0].argmax(axis=0)
@@ -118,11 +122,13 @@ def test_a_segmenter_is_judged_by_miou_and_shows_its_areas(tmp_path: Path, deplo
         height, width = mask.shape
         factor = min(SIZE[0] / height, SIZE[1] / width)
         high, wide = round(height * factor), round(width * factor)
+        areas[path.name] = np.zeros(256)
         for y in range(height):
             for x in range(width):
-                if mask[y, x] != 255:
-                    row, column = int((y + 0.5) * high / height + top), int((x + 0.5) * wide / width + left)
-                    seen, true = int(classes[row, column]), int(mask[y, x])
+                row, column = int((y + 0.5) * high / height + top), int((x + 0.5) * wide / width + left)
+                seen, true = int(classes[row, column]), int(mask[y, x])
+                areas[path.name][seen] += 1 / mask.size
+                if true != 255:
                     overlap[true] += seen == true
                     marked[true] += 1
                     for each in {seen, true}:
@@ -131,7 +137,8 @@ def test_a_segmenter_is_judged_by_miou_and_shows_its_areas(tmp_path: Path, deplo
     expected = float((overlap[present] / union[present]).mean())
     assert expected > 0.4
     assert of_rewrite(home) == pytest.approx(expected, abs=1e-9)
-    pictures = [str(path) for path in sorted(folder.glob("*.png"))[:2]]
-    done = deploytool("run", str(home / "pack" / "bundle"), *pictures)
+    done = deploytool("run", str(home / "pack" / "bundle"), str(folder / "000001.png"), "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("%") >= 4
+    (found,) = json.loads(done.stdout)["result"]["areas"]
+    expected_shares = {index: share for index, share in enumerate(areas["000001.png"]) if share}
+    assert {each["index"]: each["share"] for each in found["shares"]} == pytest.approx(expected_shares, abs=1e-9)

@@ -59,3 +59,11 @@ def test_a_version_is_read_without_importing() -> None:
     assert machine.version("no-such-distribution") is None
     assert "torch" not in modules_of("from deploytool.host import machine; machine.version('torch'); machine.gpus()")
     assert machine.cpu()
+
+
+@pytest.mark.parametrize(("text", "limit"), [("3", 3), (" 2 ,1", 2), ("", 0), ("many", 0), ("-1", 0)])
+def test_the_limit_of_threads_is_that_of_openmp(text: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert machine.thread_limit() == limit
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert machine.thread_limit() == 0

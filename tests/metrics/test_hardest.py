@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from deploytool.metrics import hardest
-from deploytool.metrics.judge import Answers
+from deploytool.metrics.evaluator import Answers
 from deploytool.spec import Model, Task
 from deploytool.tasks.detections import Detections
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from deploytool.data.golden import Arrays
-from deploytool.data.labels.labelled import Target
+from deploytool.data.labels.labelled_images import Target
 from deploytool.errors import BadInput
 from deploytool.host import workers
 from deploytool.metrics import user_metric

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deploytool.data import images
-from deploytool.data.labels.labelled import Labelled, class_index, existing
+from deploytool.data.labels.labelled_images import LabelledImages, class_index, existing
 from deploytool.errors import BadInput
 from deploytool.tasks.annotations import Boxes
 
@@ -23,7 +23,7 @@ _REMEDY = "give annotations in COCO's format: images, annotations with bbox, cat
 _SLACK = 1.0  # pixels: annotations are rounded
 
 
-def read(file: Path, folder: Path, classes: Sequence[str]) -> Labelled:
+def read(file: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     """The pictures that the file lists, with their objects.
 
     The class of a category is that of its name in `classes`, the names that the model has; without names the categories
@@ -46,7 +46,7 @@ def read(file: Path, folder: Path, classes: Sequence[str]) -> Labelled:
         path = existing(folder, name, file)
         paths.append(path)
         targets.append(_boxes(file, path, by_image.get(key, ()), names, indices))
-    return Labelled(tuple(paths), tuple(targets), ordered)
+    return LabelledImages(tuple(paths), tuple(targets), ordered)
 
 
 def _document(file: Path) -> Mapping[str, Any]:

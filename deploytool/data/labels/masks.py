@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from deploytool.data import image_folder, images
-from deploytool.data.labels.labelled import Labelled
+from deploytool.data.labels.labelled_images import LabelledImages
 from deploytool.errors import BadInput
 
 IGNORED = 255  # pixels of this value count for nothing
@@ -19,7 +19,7 @@ _MODES = ("L", "P", "1")
 _MAX_PIXELS = 40_000_000
 
 
-def find(masks: Path, folder: Path, classes: Sequence[str]) -> Labelled:
+def find(masks: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     """The pictures of a folder with the masks of the same name, but for the suffix.
 
     Raises BadInput if a picture has no mask or two, and for a mask of another size or of several channels.
@@ -37,7 +37,7 @@ def find(masks: Path, folder: Path, classes: Sequence[str]) -> Labelled:
     found_masks = tuple(by_stem[path.stem][0] for path in paths)
     for path, mask in zip(paths, found_masks, strict=True):
         check_size(mask, _size(mask), images.upright_size(path))
-    return Labelled(paths, found_masks, tuple(classes))
+    return LabelledImages(paths, found_masks, tuple(classes))
 
 
 def check_size(mask: Path, size: tuple[int, int], picture: tuple[int, int]) -> None:

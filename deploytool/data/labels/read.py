@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploytool.data import image_folder
 from deploytool.data.labels import coco, masks, table
-from deploytool.data.labels.labelled import Labelled, class_index
+from deploytool.data.labels.labelled_images import LabelledImages, class_index
 from deploytool.errors import BadInput
 from deploytool.spec import Task
 
@@ -26,7 +26,7 @@ def task_of(labels: Path) -> Task | None:
     return Task.DETECT if labels.suffix.lower() == ".json" else None
 
 
-def read(folder: Path, labels: Path | None, task: Task | None, classes: Sequence[str]) -> Labelled:
+def read(folder: Path, labels: Path | None, task: Task | None, classes: Sequence[str]) -> LabelledImages:
     """The pictures of a folder with their labels; `classes` are the names that the model has.
 
     Without labels they are the sub-folders for a classifier, and nothing for others. Raises BadInput for labels that
@@ -49,14 +49,14 @@ def read(folder: Path, labels: Path | None, task: Task | None, classes: Sequence
     raise BadInput(f"{labels} are no labels for the task {task or 'of this model'}", f"give {forms}")
 
 
-def _unlabelled(folder: Path, task: Task | None, classes: Sequence[str]) -> Labelled:
+def _unlabelled(folder: Path, task: Task | None, classes: Sequence[str]) -> LabelledImages:
     found = image_folder.read(folder)
     if task in (Task.DETECT, Task.SEGMENT, Task.TOKENS) or (task is Task.CLASSIFY and not found.labels):
         raise BadInput(f"{folder} holds pictures without labels", f"give --labels: {_FORMS[task]}")
     if not found.labels or task is Task.EMBED:
-        return Labelled(found.paths, (None,) * len(found.paths), tuple(classes))
+        return LabelledImages(found.paths, (None,) * len(found.paths), tuple(classes))
     if not set(found.classes) & set(classes):
-        return Labelled(found.paths, found.labels, found.classes)
+        return LabelledImages(found.paths, found.labels, found.classes)
     indices = {name: index for index, name in enumerate(classes)}
     targets = tuple(class_index(found.classes[label], indices, folder) for label in found.labels)
-    return Labelled(found.paths, targets, tuple(classes))
+    return LabelledImages(found.paths, targets, tuple(classes))

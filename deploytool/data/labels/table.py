@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploytool.data.labels.labelled import Labelled, class_index, existing
+from deploytool.data.labels.labelled_images import LabelledImages, class_index, existing
 from deploytool.errors import BadInput
 
 _REMEDY = "write one line for each picture: FILE,LABEL"
@@ -15,7 +15,7 @@ _MOST_DIGITS = 9  # of the index of a class; what is longer is a name
 _HEADS = {"file", "file_name", "filename", "filepath", "image", "image_name", "img", "name", "path", "picture"}
 
 
-def read_classes(file: Path, folder: Path, classes: Sequence[str]) -> Labelled:
+def read_classes(file: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     """The pictures of the file with their classes: indices, or names of the model's classes or of the file's own.
 
     Raises BadInput as `_rows` does, and for an unknown class.
@@ -26,17 +26,19 @@ def read_classes(file: Path, folder: Path, classes: Sequence[str]) -> Labelled:
         if classes and max(targets) >= len(classes):
             problem = f"{file} has the class {max(targets)}, and the model {len(classes)} classes from 0 on"
             raise BadInput(problem, "correct it, or write names of classes")
-        return Labelled(tuple(path for path, _ in rows), tuple(targets), tuple(classes))
+        return LabelledImages(tuple(path for path, _ in rows), tuple(targets), tuple(classes))
     ordered = tuple(classes) or tuple(sorted({label for _, label in rows}))
     indices = {name: index for index, name in enumerate(ordered)}
     named = tuple(class_index(label, indices, file) for _, label in rows)
-    return Labelled(tuple(path for path, _ in rows), named, ordered)
+    return LabelledImages(tuple(path for path, _ in rows), named, ordered)
 
 
-def read_tokens(file: Path, folder: Path, classes: Sequence[str]) -> Labelled:
+def read_tokens(file: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     """The pictures of the file with their tokens, separated by spaces; raises BadInput as `_rows` does."""
     rows = list(_rows(file, folder))
-    return Labelled(tuple(path for path, _ in rows), tuple(tuple(label.split()) for _, label in rows), tuple(classes))
+    return LabelledImages(
+        tuple(path for path, _ in rows), tuple(tuple(label.split()) for _, label in rows), tuple(classes)
+    )
 
 
 def _rows(file: Path, folder: Path) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""Judges the answers of an artifact against those of the source: by a ready metric, or by the user's function."""
+"""Evaluates the answers of an artifact against those of the source: by a ready metric, or the user's function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from deploytool.data import class_names
 from deploytool.data.batches import Batch
 from deploytool.data.golden import Arrays
 from deploytool.data.labels import masks
-from deploytool.data.labels.labelled import Labelled, Target
+from deploytool.data.labels.labelled_images import LabelledImages, Target
+from deploytool.data.placement import UNSEEN
 from deploytool.errors import BadInput
 from deploytool.metrics import answers, catalog, inferiority, user_metric
 from deploytool.results.measure import Measure
@@ -45,7 +46,7 @@ class Answers:
     figures: Floats
 
 
-class Judge(Protocol):
+class Evaluator(Protocol):
     """A metric with its targets."""
 
     margin: float
@@ -60,19 +61,19 @@ class Judge(Protocol):
         """The verdict on an artifact."""
 
 
-def choose(metric: str, model: Model, labelled: Labelled) -> Judge:
-    """The judge for a metric, by its name or by the reference of the user's function."""
+def choose(metric: str, model: Model, labelled: LabelledImages) -> Evaluator:
+    """The evaluator of a metric, by its name or by the reference of the user's function."""
     if metric in catalog.METRICS:
-        return _ReadyJudge(metric, model, labelled)
-    return _UserJudge(metric, labelled)
+        return _ReadyEvaluator(metric, model, labelled)
+    return _UserEvaluator(metric, labelled)
 
 
-class _UserJudge:
+class _UserEvaluator:
     """The user's function: it gets raw outputs, and gives one figure for each image."""
 
     margin = _USUAL_MARGIN
 
-    def __init__(self, reference: str, labelled: Labelled) -> None:
+    def __init__(self, reference: str, labelled: LabelledImages) -> None:
         self._reference, self._targets = reference, labelled.targets
 
     def record(self) -> Record:
@@ -116,10 +117,10 @@ def _shapes(outputs: Arrays) -> Mapping[str, tuple[int, ...]]:
     return {name: array.shape[1:] for name, array in outputs.items()}
 
 
-class _ReadyJudge:
+class _ReadyEvaluator:
     """A ready metric. Without targets, as for embeddings, they are the answers of the source, which come first."""
 
-    def __init__(self, name: str, model: Model, labelled: Labelled) -> None:
+    def __init__(self, name: str, model: Model, labelled: LabelledImages) -> None:
         self._name, self._model, self._ready = name, model, catalog.METRICS[name]
         self.margin = self._ready.margin
         self._targets: Sequence[Any] | None = None
@@ -185,8 +186,5 @@ def _masks(paths: Sequence[Path], model: Model) -> list[npt.NDArray[np.uint8]]:
 
 
 def _seen(target: npt.NDArray[np.uint8], answer: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The mask without the pixels that the preprocessing cuts off; raises BadInput for a mask of another size."""
-    if target.shape != answer.shape:
-        sizes = f"{target.shape[0]} × {target.shape[1]}, and its picture {answer.shape[0]} × {answer.shape[1]}"
-        raise BadInput(f"a mask is {sizes}", "give masks of the size of their pictures")
-    return np.where(answer == answers.UNSEEN, np.uint8(masks.IGNORED), target)
+    """The mask without the pixels that the preprocessing cuts off."""
+    return np.where(answer == UNSEEN, np.uint8(masks.IGNORED), target)

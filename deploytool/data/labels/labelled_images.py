@@ -16,7 +16,7 @@ Target: TypeAlias = int | Boxes | Path | tuple[str, ...] | None  # class, object
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImages:
     """Pictures in a stable order, and the target of each; `classes` are names in the order of the indices, if known."""
 
     paths: tuple[Path, ...]
