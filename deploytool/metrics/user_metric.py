@@ -16,6 +16,7 @@ from deploytool.errors import BadInput, ChildDied, ChildFailed
 from deploytool.host import scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.loading import factory
+from deploytool.metrics import catalog
 from deploytool.metrics.user_metric_worker import Scores, ScoreTask, TargetText
 from deploytool.tasks.annotations import Boxes
 
@@ -34,7 +35,10 @@ def check(reference: str) -> str:
     """
     path, _, name = reference.rpartition(":")
     if not path or not name:
-        raise BadInput(f"{reference!r} is no metric", "name a ready one, or FILE.py:score, or package.module:score")
+        ready = ", ".join(catalog.METRICS)
+        raise BadInput(
+            f"{reference!r} is no metric", f"choose from {ready}, or name FILE.py:score, package.module:score"
+        )
     sources = factory.source_files(reference)
     if path.endswith(".py") and not {name, "*"} & _defined(Path(path)):
         raise BadInput(f"{path} defines no function {name!r}", f"define {name}(outputs, targets): {_REMEDY}")

@@ -160,6 +160,7 @@ def test_a_mask_with_a_class_of_no_score_is_refused(folder: Path, deploytool: Co
             "--max-drop is 100 points, at least the",
         ),
         (("--data", "images", "--metric", "mape"), "'mape' is no metric"),
+        (("--data", "images", "--metric", "mAP"), "choose from top1, top5, map, miou,"),
         (("--data", "images", "--metric", "metrics.py:nothing"), "defines no function 'nothing'"),
         (("--data", "images", "--metric", "map"), "give --labels"),
         (("--data", "images", "--task", "segment", "--metric", "top1"), "--task is for the task segment"),
