@@ -29,6 +29,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Write the checks of one run, or the cells of one sweep, as JUnit XML."),
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print one run as Markdown, for a CI job.")] = False,
     device: Annotated[
         list[Path] | None,
         typer.Option(
@@ -50,7 +51,7 @@ def report(
             console.line(line)
         return None
     homes = tuple(runs or ())
-    _refuse(homes, page, junit, device)
+    _refuse(homes, page, junit, device, markdown=markdown)
     if len(homes) > 1:
         from deploytool.report import html  # imports matplotlib and jinja2
 
@@ -61,6 +62,12 @@ def report(
         for result in device or ():
             device_results.store(homes[0], result)
         written = update.refresh(reports.read(run_data.find(homes[0])), homes[0], junit)
+    if markdown:
+        from deploytool.report import markdown as summary
+
+        for line in summary.text(run_data.read(homes[0])).splitlines():
+            console.line(line)
+        return None
     console.say(console.stdout_console(), f"Report: {written}")
     if junit:
         console.say(console.stdout_console(), f"JUnit: {junit}")
@@ -69,13 +76,17 @@ def report(
     return Outcome({"page": str(written), "junit": str(junit) if junit else None}, str(written))
 
 
-def _refuse(homes: tuple[Path, ...], page: Path | None, junit: Path | None, device: list[Path] | None) -> None:
+def _refuse(
+    homes: tuple[Path, ...], page: Path | None, junit: Path | None, device: list[Path] | None, *, markdown: bool
+) -> None:
     """Raises BadInput for options that do not fit the number and the kind of the folders."""
     if not homes:
         raise BadInput("no run given", "give its folder: deploytool report artifacts/MODEL")
     several, found = len(homes) > 1, [home for home in homes if sweeps.is_sweep(home)]
     if found and several:
         raise BadInput(f"{found[0]} is a sweep, which has a page of its own", "give it alone, or folders of its cells")
+    if markdown and (several or found):
+        raise BadInput("--markdown works with one run only", "give the folder of one run")
     if found and device:
         raise BadInput("--device works with a run", "give the folder of the cell whose bundle the device ran")
     if junit and several:
