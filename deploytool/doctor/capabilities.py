@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from deploytool import targets
-from deploytool.doctor.inventory import RUNTIMES, Inventory
+from deploytool.doctor.inventory import OPENVINO, RUNTIMES, Inventory
 from deploytool.doctor.traps import Trap, TrapName
 from deploytool.spec import Decision, TargetPlan
 from deploytool.targets import TARGETS, TENSORRT, THIS
@@ -76,6 +76,8 @@ def _run_bundles(inventory: Inventory, traps: Sequence[Trap]) -> Capability:
     working = [provider.name for provider in inventory.providers if provider.starts]
     if working:
         return Capability(RUN, True, ", ".join(working))
+    if version := inventory.version(OPENVINO):
+        return Capability(RUN, True, f"OpenVINO {version}, which was not started here")
     install = "pip install onnxruntime, which needs no GPU"
     remedy = next((trap.remedy for trap in traps if trap.name in _RUNTIME_TRAPS), install)
     failures = [f"{provider.name}: {provider.reason}" for provider in inventory.providers]

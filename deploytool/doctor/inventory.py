@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from deploytool import releases
 from deploytool.doctor import providers
 from deploytool.doctor.providers import Provider
 from deploytool.host import machine
 from deploytool.host.machine import Gpu
+from deploytool.releases import Release
 
-RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+RUNTIMES, OPENVINO = ("onnxruntime", "onnxruntime-gpu"), "openvino"
 _RELEVANT = re.compile(
-    r"(nvidia-|tensorrt|onnxruntime).*|torch|onnx|onnxscript|onnxsim|safetensors|numpy|pillow|cryptography|model-signing|pyopenssl"
+    r"(nvidia-|tensorrt|onnxruntime).*|openvino|torch|onnx|onnxscript|onnxsim|safetensors|numpy|pillow|cryptography|model-signing|pyopenssl"
 )
 _LINKED = {  # by provider library of ONNX Runtime: the dependency, and the pattern of its file name with the release
     "libonnxruntime_providers_cuda.so": ("cuda", rb"libcublas\.so\.(\d+)\0"),
@@ -40,6 +42,8 @@ class Installed:
 class Inventory:
     """The data of a diagnosis; `cuda` is the highest CUDA release that the driver supports, empty without a driver.
 
+    `jetpack` is the release of a Jetson device, None on other machines and for a release that is not known.
+
     `linked_releases` are the major releases of "cuda" and "tensorrt" that ONNX Runtime's provider libraries need;
     `loadable_tensorrt` are the major releases of TensorRT (not TensorRT-RTX) that the dynamic loader finds.
     """
@@ -53,6 +57,7 @@ class Inventory:
     linked_releases: Mapping[str, str]
     loadable_tensorrt: tuple[str, ...]
     providers: tuple[Provider, ...]
+    jetpack: Release | None = None
 
     def version(self, name: str) -> str:
         """The version of a package; empty if it is not installed."""
@@ -73,6 +78,7 @@ def collect() -> Inventory:
         linked_releases=linked_releases(folder) if folder else {},
         loadable_tensorrt=providers.loadable_tensorrt(),
         providers=providers.probe_providers() if spec else (),
+        jetpack=releases.installed(),
     )
 
 

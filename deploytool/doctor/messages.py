@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploytool.doctor import capabilities
 from deploytool.doctor.diagnosis import Diagnosis
-from deploytool.doctor.inventory import RUNTIMES, Inventory
+from deploytool.doctor.inventory import OPENVINO, RUNTIMES, Inventory
 from deploytool.targets import FLAVOURS, TARGETS, TENSORRT, TENSORRT_RTX, THIS
 
 
@@ -34,6 +34,11 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _inventory_rows(inventory: Inventory) -> Iterator[tuple[str, str]]:
     """Name and text of each row; a row without a name continues the one before."""
+    if release := inventory.jetpack:
+        contents = f"TensorRT {release.tensorrt}, CUDA {release.cuda}, Python {release.python}"
+        yield "JetPack", f"{release.jetpack} ({contents}, ONNX Runtime up to {release.onnxruntime})"
+        if release.refusal:
+            yield "", release.refusal
     yield "driver", f"supports CUDA {inventory.cuda}" if inventory.cuda else "no NVIDIA driver responds"
     yield "GPU", ", ".join(f"{gpu.name} (compute capability {gpu.capability})" for gpu in inventory.gpus) or "none"
     if not capabilities.is_device(inventory):
@@ -44,6 +49,8 @@ def _inventory_rows(inventory: Inventory) -> Iterator[tuple[str, str]]:
     names = [f"{name} {inventory.version(name)}" for name in RUNTIMES if inventory.version(name)]
     yield "ONNX Runtime", " and ".join(names) or "not installed"
     yield from (("", f"{provider.name}: {provider.reason or 'starts'}") for provider in inventory.providers)
+    if version := inventory.version(OPENVINO):
+        yield "OpenVINO", version
 
 
 def _loadable(inventory: Inventory) -> str:
