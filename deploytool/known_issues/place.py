@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """One match in a graph: the first tensor that would be wrong, and the names of the nodes, in graph order."""
+    """One match in a graph: the tensor to compare, and the names of the nodes, in graph order; remarks name the second.
+
+    The tensor is the first that would be wrong, or one soon after it that can be an output without changing the fusion.
+    """
 
     tensor: str
     nodes: tuple[str, ...]

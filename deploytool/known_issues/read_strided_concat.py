@@ -17,9 +17,10 @@ wrongly: YOLOv10 matches, and its engine of the same release was correct (same c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from deploytool.known_issues import dataflow
+from deploytool.known_issues.dataflow import Producers
 from deploytool.known_issues.place import AffectedReleases, Place
 
 if TYPE_CHECKING:
@@ -29,18 +30,18 @@ ISSUE = "NVIDIA/TensorRT#4854"
 AFFECTED: tuple[AffectedReleases, ...] = (
     AffectedReleases("tensorrt", since="11.2", fixed_in=None, capabilities=("12.0",)),
 )
+WORKAROUND: str | None = None
+MOST_PROBES: int | None = None
 
 _PIECEWISE = {"Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Relu", "Selu"}
 _SMOOTH = {"Erf", "Gelu", "Mish", "Sigmoid", "Softplus", "Swish", "Tanh"}
 _ACTIVATIONS = _PIECEWISE | _SMOOTH
 _ELEMENTWISE = _ACTIVATIONS | {"Add", "BatchNormalization", "Cast", "Div", "Identity", "Max", "Min", "Mul", "Sub"}
 
-Producers = Mapping[str, "onnx.NodeProto | None"]  # of the tensors that depend on the inputs; None for an input
-
 
 def find(graph: onnx.GraphProto) -> tuple[Place, ...]:
     """Every match in the graph, in graph order."""
-    producers = _producers(graph)
+    producers = dataflow.producers(graph)
     concats = [node for node in graph.node if node.op_type == "Concat" and _axis(node) != 0]
     places = []
     for add in graph.node:
@@ -56,17 +57,6 @@ def find(graph: onnx.GraphProto) -> tuple[Place, ...]:
                 places.append(Place(add.output[0], (convolution.name, add.name, later[0].name)))
                 break
     return tuple(places)
-
-
-def _producers(graph: onnx.GraphProto) -> Producers:
-    weights = {weight.name for weight in graph.initializer}
-    producers: dict[str, onnx.NodeProto | None] = {
-        value.name: None for value in graph.input if value.name not in weights
-    }
-    for node in graph.node:
-        if any(name in producers for name in node.input):
-            producers |= dict.fromkeys(node.output, node)
-    return producers
 
 
 def _axis(concat: onnx.NodeProto) -> int:

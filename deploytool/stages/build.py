@@ -30,7 +30,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     for plan in job.options.engines:
         trt, start = tensorrt.library(plan.flavour), time.perf_counter()
         matches, remark = _affecting(_matches(inputs), plan, trt.__version__)
-        tensors = [match.place.tensor for match in matches]
+        tensors = list(dict.fromkeys(match.place.tensor for match in matches if match.is_probed))
         built = tensorrt_builder.build(
             trt, graph, plan, job.model.inputs, free, job.watch, fp32_layers=fp32_layers, probes=tensors
         )
@@ -58,9 +58,11 @@ def _affecting(matches: tuple[Match, ...], plan: EnginePlan, version: str) -> tu
     )
     issues = ", ".join(dict.fromkeys(match.issue for match in affecting or matches))
     if affecting:
-        probes = f"{len(affecting)} probe{'s' * (len(affecting) > 1)}"
+        count = len({match.place.tensor for match in affecting if match.is_probed})
+        probes = f"{count} probe{'s' * (count > 1)}"
         return affecting, [f"{issues} can affect {plan.file}, which has {probes} as additional outputs"]
     if matches:
         engine = f"{plan.flavour} {version} on its GPUs"
-        return affecting, [f"{plan.file} has no probes: {issues} is not reported for {engine}"]
+        reported = "are not reported" if "," in issues else "is not reported"
+        return affecting, [f"{plan.file} has no probes: {issues} {reported} for {engine}"]
     return affecting, []

@@ -1,12 +1,15 @@
-"""Searches the last graph for patterns that TensorRT is known to miscompile, and records a probe for each match."""
+"""Searches the last graph for patterns that TensorRT is known to miscompile, and records probes there."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from deploytool import serde
-from deploytool.backends.session import load_backend
+from deploytool.backends.session import Array, load_backend
 from deploytool.data.golden import Arrays
+from deploytool.errors import StageFailed
 from deploytool.known_issues import catalog
 from deploytool.known_issues.catalog import Match
 from deploytool.loading.stage_inputs import StageInputs
@@ -28,17 +31,42 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     cases = intermediates.first_cases(inputs.golden().inputs)
     values = _values(reference.path, matches, cases, job) if matches else {}
     intermediates.write(out, Probes(values))
-    return {"hits": serde.encode(matches), "remarks": [_remark(match, values) for match in matches]}
+    matches = tuple(replace(match, is_probed=match.place.tensor in values) for match in matches)
+    return {"hits": serde.encode(matches), "remarks": _remarks(matches)}
 
 
 def _values(graph: Path, matches: tuple[Match, ...], inputs: Arrays, job: Job) -> Arrays:
-    """The values of the matched tensors that the graph contains."""
-    tensors = list(dict.fromkeys(match.place.tensor for match in matches))
-    answers = intermediates.answers(graph, tensors, load_backend(job.options.runner).start, inputs)
-    return {name: answers[name] for name in tensors if name in answers}
+    """The values of the probed tensors that the graph contains, without those that do not have the batch first."""
+    tensors = list(dict.fromkeys(match.place.tensor for match in matches if match.is_probed))
+    start = load_backend(job.options.runner).start
+
+    def answers(names: list[str]) -> Arrays:
+        got = intermediates.answers(graph, names, start, inputs, job.options.batch)
+        return {name: got[name] for name in names if name in got}
+
+    try:
+        return answers(tensors)
+    except StageFailed:  # of one tensor among them; the graph itself ran in an earlier stage
+        found: dict[str, Array] = {}
+        for tensor in tensors:
+            with suppress(StageFailed):
+                found.update(answers([tensor]))
+        return found
 
 
-def _remark(match: Match, values: Arrays) -> str:
-    tensor, releases = match.place.tensor, "; ".join(map(str, match.affected))
-    how = "a probe checks it" if tensor in values else "only the outputs are checked"
-    return f"{match.place.nodes[1]} matches the pattern of {match.issue}, reported for {releases}; {how}"
+def _remarks(matches: tuple[Match, ...]) -> list[str]:
+    """One remark for each issue."""
+    by_issue: dict[str, list[Match]] = {}
+    for match in matches:
+        by_issue.setdefault(match.issue, []).append(match)
+    return [_remark(places) for places in by_issue.values()]
+
+
+def _remark(matches: list[Match]) -> str:
+    first, others = matches[0], len(matches) - 1
+    probes = sum(match.is_probed for match in matches)
+    where = f"{first.place.nodes[1]} matches" if not others else f"{first.place.nodes[1]} and {others} more match"
+    how = "only the outputs are checked" if not probes else "a probe checks it" if not others else f"probes: {probes}"
+    releases = "; ".join(map(str, first.affected))
+    workaround = f"; workaround: {first.workaround}" if first.workaround else ""
+    return f"{where} the pattern of {first.issue}, reported for {releases}; {how}{workaround}"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from deploytool.known_issues import catalog
@@ -44,3 +46,24 @@ def test_every_issue_has_a_public_report_and_a_description(issue: catalog.KnownI
     assert "#" in issue.ISSUE
     assert issue.ISSUE in str(issue.__doc__)
     assert issue.AFFECTED
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [
+        (0, 4, set()),
+        (1, 4, {0}),
+        (4, 4, {0, 1, 2, 3}),
+        (5, 4, {0, 1, 3, 4}),
+        (32, 4, {0, 10, 21, 31}),
+        (3, None, {0, 1, 2}),
+    ],
+)
+def test_the_probes_are_spread_over_the_places(count: int, most: int | None, expected: set[int]) -> None:
+    assert catalog.spread(count, most) == expected
+
+
+def test_every_module_of_a_pattern_is_in_the_catalog() -> None:
+    folder = Path(catalog.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if "\nISSUE = " in path.read_text()}
+    assert {issue.__name__.rpartition(".")[2] for issue in catalog.KNOWN_ISSUES} == modules

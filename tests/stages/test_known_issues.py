@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from deploytool import serde
 from deploytool.backends import onnxruntime, tensorrt_builder
 from deploytool.backends.session import Array, Session
 from deploytool.data import golden
+from deploytool.errors import StageFailed
+from deploytool.known_issues import fuse_half_attention, rotate_after_prefix
 from deploytool.known_issues.catalog import KNOWN_ISSUES, Match
 from deploytool.known_issues.place import AffectedReleases
 from deploytool.loading import catalog
@@ -86,12 +89,14 @@ def test_every_match_has_a_probe_with_the_values_of_the_fp32_graph(probed_run: P
         np.testing.assert_allclose(values, expected[name], atol=1e-5)
 
 
-def test_every_match_is_a_remark_of_the_report(probed_run: Path) -> None:
+def test_every_issue_is_a_remark_of_the_report(probed_run: Path) -> None:
     lines = [
         line for line in report.read(probed_run / "validate" / "report.json").remarks if line.startswith("known_issues")
     ]
-    assert [line.split(" matches ")[0] for line in lines] == ["known_issues: /1/Add_1", "known_issues: /1/Add_2"]
-    assert all("NVIDIA/TensorRT#4854" in line and "compute capability 12.0" in line for line in lines)
+    assert lines == [
+        "known_issues: /1/Add_1 and 1 more match the pattern of NVIDIA/TensorRT#4854, reported for tensorrt from 11.2 "
+        "on (no fix known), compute capability 12.0; probes: 2"
+    ]
 
 
 def test_every_graph_is_checked_at_the_probes(probed_run: Path) -> None:
@@ -159,7 +164,7 @@ def test_without_a_match_no_probe_is_recorded_and_no_session_started(
     validate.make(Job(C2F, QUICK), tmp_path / "report.json", artifacts(finished))
 
 
-def test_the_remark_says_if_a_probe_is_missing_in_the_reference_graph(copied: Path) -> None:
+def test_the_remark_counts_the_probes_that_the_reference_graph_has(copied: Path) -> None:
     model = onnx.load(copied / "simplify" / "model.onnx")
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -168,10 +173,60 @@ def test_the_remark_says_if_a_probe_is_missing_in_the_reference_graph(copied: Pa
     onnx.save(model, copied / "simplify" / "model.onnx")
     result = stages_known_issues.make(Job(C2F, QUICK), copied / "known_issues" / "probes.npz", artifacts(copied))
     assert list(intermediates.read(copied / "known_issues" / "probes.npz").values) == PROBES[1:]
-    assert [str(line).rpartition("; ")[2] for line in result["remarks"]] == [  # type: ignore[union-attr]  # a list
-        "only the outputs are checked",
-        "a probe checks it",
-    ]
+    (remark,) = serde.decode(tuple[str, ...], result["remarks"])
+    assert remark.endswith("; probes: 1")
+
+
+def test_a_probe_that_cannot_run_is_left_out(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = intermediates.answers
+
+    def failing(graph: Path, tensors: Collection[str], *others: Any) -> Mapping[str, Array]:
+        if PROBES[0] in tensors:
+            raise StageFailed("the batch is not first", "-")
+        return answers(graph, tensors, *others)
+
+    monkeypatch.setattr(intermediates, "answers", failing)
+    result = stages_known_issues.make(Job(C2F, QUICK), copied / "known_issues" / "probes.npz", artifacts(copied))
+    assert list(intermediates.read(copied / "known_issues" / "probes.npz").values) == PROBES[1:]
+    matches = serde.decode(tuple[Match, ...], result["hits"])
+    assert [match.is_probed for match in matches] == [False, True], "an engine gets no output that cannot be compared"
+
+
+BLOCKS = Path(__file__).parents[1] / "user_models" / "known_issues.py"
+
+
+@pytest.mark.integration
+def test_a_fault_in_deformable_attention_fails_the_check_of_its_probe(tmp_path: Path) -> None:
+    model = catalog.find(f"{BLOCKS}:deformable", [Tensor("input", ("batch", 3, 32, 32))])
+    recipe = tuple(stage for stage in RECIPE if stage is not Stage.TORCHSCRIPT)
+    list(runner.run(Job(model, QUICK), recipe, tmp_path / "run"))
+    assert verdict.failed_lines(report.read(tmp_path / "run" / "validate" / "report.json")) == ()
+    path = tmp_path / "run" / "fp16" / "model.onnx"
+    graph = onnx.load(path)
+    (sampler, _) = (node for node in graph.graph.node if node.op_type == "GridSample")
+    del sampler.attribute[:]
+    sampler.attribute.append(onnx.helper.make_attribute("mode", "nearest"))
+    onnx.save(graph, path)
+    validate.make(Job(model, QUICK), tmp_path / "report.json", artifacts(tmp_path / "run"))
+    failed = verdict.failed_lines(report.read(tmp_path / "report.json"))
+    assert any(line.startswith("fp16 against probe /attention/out/Add_output_0") for line in failed)
+
+
+@pytest.mark.integration
+def test_a_tensor_of_two_issues_is_one_output_of_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DINOv3's attention in FP16 matches two issues, which are declared to affect TensorRT-RTX here."""
+    rtx = (AffectedReleases("tensorrt_rtx", "1.0", None, ("12.0",)),)
+    for issue in (fuse_half_attention, rotate_after_prefix):
+        monkeypatch.setattr(issue, "AFFECTED", rtx)
+    model = catalog.find(f"{BLOCKS}:rotary", [Tensor("input", ("batch", 3, 32, 32))], {"prefix": 3})
+    recipe = tuple(stage for stage in RECIPE if stage not in {Stage.TORCHSCRIPT, Stage.VALIDATE})
+    list(runner.run(Job(model, QUICK), recipe, tmp_path / "run"))
+    job = Job(model, dataclasses.replace(QUICK, engines=(PLAN,)))
+    result = build.make(job, tmp_path / "model.plan", artifacts(tmp_path / "run"))
+    assert result["probes"] == {"model.plan": ["/layers.0/out/Add_output_0", "/layers.1/out/Add_output_0"]}
+    assert "NVIDIA/TensorRT#4837, NVIDIA/TensorRT#4742 can affect model.plan, which has 2 probes" in str(
+        result["remarks"]
+    )
 
 
 PLAN = EnginePlan("model.plan", "tensorrt_rtx", ("12.0",))
