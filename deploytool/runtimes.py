@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ORT, TRT = "ort", "trt"
+ORT, TRT, OPENVINO = "ort", "trt", "openvino"
 TITLES: Mapping[str, str] = {ORT: "ONNX Runtime", TRT: "TensorRT"}
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.\w+)*(?:\+[\w.]+)?")
 

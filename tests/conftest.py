@@ -37,6 +37,7 @@ settings.register_profile("deploytool", deadline=None, suppress_health_check=[He
 settings.load_profile("deploytool")
 
 ROOT = Path(__file__).parents[1]
+PYTHONPATH = f"{ROOT / 'tests' / 'without_openvino'}{os.pathsep}{ROOT}"  # of child processes: OpenVINO is hidden
 TINY = Model(
     name="tiny",
     factory=f"{Path(__file__).parent / 'tiny.py'}:tiny",
@@ -139,6 +140,24 @@ def no_export_in_a_unit_test(request: pytest.FixtureRequest, monkeypatch: pytest
 
 
 @pytest.fixture(autouse=True)
+def openvino_is_not_installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process there is ONNX Runtime alone, unless a test asks for `both_runtimes`.
+
+    Which of the two is faster differs from run to run, and every start would take seconds longer. In child processes
+    that import from `PYTHONPATH`, OpenVINO has an empty version, as if it were not installed.
+    """
+    if "both_runtimes" not in request.fixturenames:
+        monkeypatch.setattr("deploytool.device.environment.OPENVINO", "not-installed")
+        monkeypatch.setattr("deploytool.backends.openvino.is_installed", lambda: False)
+
+
+@pytest.fixture
+def both_runtimes() -> None:
+    """A device in this process has OpenVINO too; skips the test where it is not installed."""
+    pytest.importorskip("openvino")
+
+
+@pytest.fixture(autouse=True)
 def pages_are_drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """No export of a test starts a child process for its page, which would import matplotlib each time."""
     monkeypatch.setattr(update, "prestarted", lambda _: nullcontext())
@@ -180,7 +199,7 @@ def deploytool(tmp_path: Path) -> Command:
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploytool", *arguments]
-        settings = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **environment}
+        settings = {**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **environment}
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
 
     return call

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool import serde
-from deploytool.backends import eager, eager_variants, given_graph
+from deploytool.backends import eager, eager_variants, given_graph, openvino
 from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, quick, ratio, result
 from deploytool.benchmark.interleave import TimingSeries
@@ -22,18 +22,19 @@ from deploytool.host import machine
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
-from deploytool.results.artifact import Kind
+from deploytool.results.artifact import Kind, openvino_graph
 from deploytool.results.report import Baseline
 from deploytool.spec import Job, Model, Options, Precision, Stage, Status, state_text
 from deploytool.targets import DISTRIBUTIONS
 
 AUTO = "auto"
+OPENVINO_ROW = "openvino"  # the FP32 graph in OpenVINO
 _CONTROL = "the baseline again"
 _MAX_ROUNDS = 1000  # p99 needs a hundred, and nothing needs more than this
 _MIN_ROUNDS_FOR_P99 = 100
 _WARM_UP_SHARE = 0.1  # of the time for a batch size
 _LAUNCH_BOUND_SHARE = 0.8  # of the GPU time: with a longer enqueue time, the GPU waits for the host
-_LIBRARIES = ("deploytool", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", *DISTRIBUTIONS)
+_LIBRARIES = ("deploytool", "torch", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", *DISTRIBUTIONS)
 
 Watch = Callable[[int, int], None]
 
@@ -69,6 +70,7 @@ def run(home: Path, artifacts: StageInputs, options: BenchOptions, watch: Watch)
         *_originals(source.definition, weights, device, options),
         *checks.graph_comparisons(device, job, artifacts),
         *checks.engine_comparisons(artifacts),
+        *_in_openvino(artifacts, device, options.threads),
     ]
     original = quick.baseline(source.definition)
     baseline = _baseline(steps, original if options.baseline == AUTO else options.baseline)
@@ -125,6 +127,17 @@ def _eager_variants(weights: Path, device: str, *, torch_compile: bool) -> list[
         start = partial(eager_variants.start, weights, device, variant)
         steps.append(PlannedComparison(variant, "", checks.EAGER, device, "", start, status=status, reason=reason))
     return steps
+
+
+def _in_openvino(artifacts: StageInputs, device: str, threads: int) -> list[PlannedComparison]:
+    """A row for the FP32 graph that OpenVINO runs on a device, where OpenVINO is installed."""
+    single = [graph for graph in artifacts.chain(Kind.GRAPH) if graph.made_by is not Stage.FP16]
+    if device != "cpu" or not single or not openvino.is_installed():
+        return []
+    graph = openvino_graph(single[-1].path) or single[-1].path
+    return [
+        PlannedComparison(OPENVINO_ROW, "", "openvino", device, "", partial(openvino.start, graph, device, threads))
+    ]
 
 
 def _baseline(steps: Sequence[PlannedComparison], name: str) -> PlannedComparison:

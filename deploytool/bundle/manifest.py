@@ -89,12 +89,28 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class InputImages:
+    """The golden images of the input with this name, one for each of the first cases."""
+
+    name: str
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class GoldenFiles:
-    """The golden cases: the file with their inputs and outputs, and an image for each case that is an image."""
+    """The golden cases: the file with their inputs and outputs, and an image for each case that is an image.
+
+    `further` are the images of all image inputs but the first.
+    """
 
     path: str
     cases: int
     images: tuple[str, ...]
+    further: tuple[InputImages, ...] = field(default=(), metadata=ADDED)
+
+    def by_input(self, first: str) -> Mapping[str, tuple[str, ...]]:
+        """The images of every image input by its name, of which `first` is that of the first."""
+        return {first: self.images, **{each.name: each.images for each in self.further}}
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,8 @@ class Manifest:
     `floor` is the oldest version of each runtime that was asked for, by its name in `deploytool.runtimes`, and `tried`
     the version of the ONNX Runtime that checked the graphs, empty if none did; `tolerances` limit the deviation of the
     outputs, by precision; a bundle is only replaced by a higher `sequence`. `task` is what the outputs mean, None if
-    nobody said so; `decoding` is for detectors.
+    nobody said so; `decoding` is for detectors. `best` is the path of the FP32 graph that is fastest in a runtime, by
+    the runtime's name; a runtime that it does not name has the first FP32 graph.
     """
 
     schema: str
@@ -141,6 +158,7 @@ class Manifest:
     provenance: Provenance
     task: Task | None = field(default=None, metadata=ADDED)
     decoding: Decoding = field(default=Decoding(), metadata=ADDED)
+    best: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -232,13 +250,17 @@ def _problem(manifest: Manifest) -> str | None:
     if manifest.sequence < 0:
         return "its sequence is negative"
     graphs = [graph.path for graph in manifest.graphs]
-    referenced = (*graphs, manifest.golden.path, manifest.recipe, *manifest.golden.images)
+    further = [path for each in manifest.golden.further for path in each.images]
+    referenced = (*graphs, manifest.golden.path, manifest.recipe, *manifest.golden.images, *further)
     if not manifest.graphs:
         return "it has no graph"
     if not all(graph.memory_mib is None or 0 < graph.memory_mib <= MAX_MEMORY_MIB for graph in manifest.graphs):
         return "the memory of a graph is out of range"
     if not all(0 < version < 1 << 31 for graph in manifest.graphs for version in (graph.ir_version, graph.opset)):
         return "the version of a graph is out of range"
+    single = {graph.path for graph in manifest.graphs if graph.precision is Precision.FP32}
+    if not set(manifest.best) <= {runtimes.ORT, runtimes.OPENVINO} or not set(manifest.best.values()) <= single:
+        return "the best graph of a runtime is invalid"
     versions = (*manifest.floor.values(), *([manifest.tried] if manifest.tried else []))
     if not set(manifest.floor) <= set(runtimes.TITLES) or not all(map(runtimes.release, versions)):
         return "the version of a runtime is invalid"

@@ -119,7 +119,13 @@ COMMANDS: Mapping[str, Command] = {
         f"{_PACKED} photograph.jpg",
         (
             replace(BUNDLE, help="A bundle's folder, or an install root."),
-            Argument("images", "Image files.", Path, metavar="IMAGE", repeated=True),
+            Argument(
+                "images",
+                "Image files; INPUT=FILE for each input of a model with several.",
+                Path,
+                metavar="IMAGE",
+                repeated=True,
+            ),
             Argument("top", "Number of classes to name.", int, flag="--top", default=5, minimum=1),
             MIN_SCORE,
             DRAW,

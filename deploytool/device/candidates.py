@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from deploytool.spec import Precision, StrEnum
 
 
 class Tier(StrEnum):
-    """A class of backends that run a bundle, fastest first."""
+    """A class of backends that run a bundle, fastest first; which of the two on the CPU is faster is measured."""
 
     ENGINE = "engine"
     BUILT = "built here"
     ORT_TENSORRT = "ORT TensorRT"
     ORT_CUDA = "ORT CUDA"
     ORT_CPU = "ORT CPU"
+    OPENVINO_CPU = "OpenVINO CPU"
 
 
 TIERS = tuple(Tier)
@@ -31,7 +32,10 @@ ACCEPTED_TIERS: Mapping[str, tuple[Tier, ...]] = {  # by the value of `--require
     MinimumBackend.CPU: TIERS,
 }
 
-_DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: "cpu"}
+CPU_TIERS = (Tier.ORT_CPU, Tier.OPENVINO_CPU)
+_RUNTIMES = {Tier.ORT_CPU: runtimes.ORT, Tier.OPENVINO_CPU: runtimes.OPENVINO}
+
+_DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: "cpu", Tier.OPENVINO_CPU: "cpu"}
 
 
 @dataclass(frozen=True)
@@ -95,25 +99,37 @@ def unavailable(tier: Tier, reason: str) -> Candidate:
 
 
 def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment, tier: Tier) -> Candidate:
-    """A graph in ONNX Runtime: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
-    graph = _graph_in(manifest, Precision.FP32 if tier is Tier.ORT_CPU else Precision.FP16)
+    """A graph in ONNX Runtime or OpenVINO: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
+    graph = _graph_for(manifest, tier)
     file = _file(manifest, graph.path)
-    absent = None
-    if importlib.util.find_spec("onnxruntime") is None:
-        absent = "ONNX Runtime is not installed"
-    elif tier is not Tier.ORT_CPU and not environment.capability:
-        absent = "no CUDA GPU answers here"
-    else:
-        absent = runtimes.refusal(runtimes.ORT, environment.onnxruntime, graph.ir_version, graph.opset)
+    weights = side_files(folder, manifest, file)
+    on_openvino = tier is Tier.OPENVINO_CPU
+    absent = _openvino_absence(environment, weights) if on_openvino else _ort_absence(environment, graph, tier)
     return Candidate(
         *(tier, str(folder / file.path), file.size, file.sha256),
-        *("onnxruntime", _DEVICES[tier], ""),
+        *("openvino" if on_openvino else "onnxruntime", _DEVICES[tier], ""),
         precision=graph.precision,
         io=graph.io,
         absent=absent,
         memory_mib=graph.memory_mib,
-        weights=side_files(folder, manifest, file),
+        weights=weights,
     )
+
+
+def _ort_absence(environment: Environment, graph: Graph, tier: Tier) -> str | None:
+    """Why ONNX Runtime cannot be tried on a tier; None if it can."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "ONNX Runtime is not installed"
+    if tier is not Tier.ORT_CPU and not environment.capability:
+        return "no CUDA GPU answers here"
+    return runtimes.refusal(runtimes.ORT, environment.onnxruntime, graph.ir_version, graph.opset)
+
+
+def _openvino_absence(environment: Environment, weights: Sequence[SideFile]) -> str | None:
+    """Why OpenVINO cannot be tried; None if it can."""
+    if not environment.openvino:
+        return "OpenVINO is not installed"
+    return "OpenVINO cannot take verified weights beside the graph" if weights else None
 
 
 def side_files(folder: Path, manifest: Manifest, graph: File) -> tuple[SideFile, ...]:
@@ -126,8 +142,12 @@ def side_files(folder: Path, manifest: Manifest, graph: File) -> tuple[SideFile,
     )
 
 
-def _graph_in(manifest: Manifest, precision: Precision) -> Graph:
-    """The graph of that precision, or the first graph if there is none."""
+def _graph_for(manifest: Manifest, tier: Tier) -> Graph:
+    """The best graph for the runtime and device of a tier; the first graph if none has the precision."""
+    precision = Precision.FP32 if tier in CPU_TIERS else Precision.FP16
+    best = manifest.best.get(_RUNTIMES[tier]) if tier in CPU_TIERS else None
+    if best:
+        return next(graph for graph in manifest.graphs if graph.path == best)
     return next((graph for graph in manifest.graphs if graph.precision is precision), manifest.graphs[0])
 
 

@@ -13,6 +13,7 @@ from deploytool.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
 from deploytool.device import build as device_build
 from deploytool.device import clean as device_clean
 from deploytool.device import findings, messages, probe
+from deploytool.device import inputs as device_inputs
 from deploytool.device import install as device_install
 from deploytool.device import verify as device_verify
 from deploytool.device.candidates import Tier
@@ -20,7 +21,7 @@ from deploytool.device.environment import detect
 from deploytool.device.findings import Areas, Embedding, Guess, Objects, TokenSequence
 from deploytool.device.install import Pointer
 from deploytool.device.output import CommandOutput, Say
-from deploytool.device.probe import Limits, Prober
+from deploytool.device.probe import Limits, Prober, Racer
 from deploytool.device.verify import Integrity, Verification, VerifyOptions
 from deploytool.device.worker import Request
 from deploytool.doctor import diagnosis as doctor_diagnosis
@@ -31,6 +32,7 @@ from deploytool.run_folder.leftovers import Leftover
 from deploytool.transfer import addresses, auth, sources
 from deploytool.transfer import pull as transfer_pull
 
+_RACE = 0.5  # seconds of timing two runtimes in turn
 _QUICK = 0.3  # seconds of timing in commands that do not measure speed
 _SECONDS_PER_DRAWING, _MAX_DRAWING_BYTES = 30.0, 1 << 30
 
@@ -101,7 +103,9 @@ def _verify_outputs(
 ) -> CommandOutput:
     if build:
         _try_build(checked, say)
-    verification = device_verify.verify(checked, detect(), _prober(checked, seconds), every=every)
+    verification = device_verify.verify(
+        checked, detect(), _prober(checked, seconds), every=every, racer=_racer(checked, seconds)
+    )
     failure = probe.shortfall(verification.tried, require)
     return CommandOutput(tuple(messages.verification_lines(verification, every=every)), verification, failure)
 
@@ -138,22 +142,25 @@ def run(
 ) -> CommandOutput:
     """Runs the model on images with the first candidate that works here.
 
+    For a model of several image inputs, each of `images` is `INPUT=PATH`; an input that is named again belongs to the
+    next item.
     `draw` is a folder for pictures with the boxes or areas that were found, those with a score of at least `min_score`.
     """
     bundle, digest = _bundle_folder(folder)
     checked = device_verify.check_integrity(bundle, VerifyOptions(digest=digest, key=key))
-    missing = next((image for image in images if not image.is_file()), None)
+    pictures = device_inputs.pictures(images, checked.manifest)
+    missing = next((image for image in pictures if not image.is_file()), None)
     if missing:
         raise BadInput(f"there is no file {missing}", "check the path")
     if draw:
         _prepare_drawings(draw, checked.manifest)
     candidates = device_verify.run_candidates(checked, detect())
-    results = probe.probe_in_order(candidates, _prober(checked, 0.0))
+    results = probe.probe_in_order(candidates, _prober(checked, 0.0)).results
     failure = probe.shortfall(results, require)
     if failure:
         raise failure
-    candidate = candidates[len(results) - 1]
-    paths = tuple(str(image.absolute()) for image in images)
+    candidate = probe.serving(candidates, results)
+    paths = tuple(str(image.absolute()) for image in pictures)
     out = str(draw.absolute()) if draw else ""
     request = Request(
         *("answer", str(bundle), checked.manifest, candidate, ""), pictures=paths, top=top, min_score=min_score, out=out
@@ -196,7 +203,9 @@ def install(
     def verify_installed(checked: Integrity) -> None:
         if build:
             _try_build(checked, say)
-        verifications.append(device_verify.verify(checked, detect(), _prober(checked, _QUICK)))
+        verifications.append(
+            device_verify.verify(checked, detect(), _prober(checked, _QUICK), racer=_racer(checked, _QUICK))
+        )
         failure = probe.shortfall(verifications[-1].tried, require)
         if failure:
             raise failure
@@ -274,6 +283,10 @@ def _bundle_folder(folder: Path) -> tuple[Path, str | None]:
 
 def _prober(checked: Integrity, seconds: float) -> Prober:
     return partial(probe.probe, folder=checked.folder, manifest=checked.manifest, seconds=seconds)
+
+
+def _racer(checked: Integrity, seconds: float) -> Racer:
+    return partial(probe.race, folder=checked.folder, manifest=checked.manifest, seconds=max(seconds, _RACE))
 
 
 def _progress_watcher(say: Say) -> Callable[[int, int], None]:

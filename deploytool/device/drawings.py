@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -15,14 +16,14 @@ from deploytool.host import files
 _MAX_STEM = 80  # characters
 
 
-def save(image: Image.Image, folder: Path, picture: str) -> str:
-    """Writes a drawing of the file `picture` into a folder, which exists, and returns its path.
+def save(image: Image.Image, folder: Path, pictures: Sequence[str]) -> str:
+    """Writes a drawing of an item, whose files are `pictures`, into a folder, which exists, and returns its path.
 
-    Its name has the first digits of a digest of the picture's path: pictures of one name in two folders have two
-    drawings, and no picture is replaced by a drawing. Raises BadInput if it cannot be written.
+    Its name is that of the first picture with the first digits of a digest of all paths: pictures of one name in two
+    folders have two drawings, and no picture is replaced by a drawing. Raises BadInput if it cannot be written.
     """
-    digest = hashlib.sha256(os.fsencode(Path(picture).absolute())).hexdigest()
-    path = folder / f"{Path(picture).stem[:_MAX_STEM]}_{digest[:8]}.png"
+    digest = hashlib.sha256(b"\0".join(os.fsencode(Path(picture).absolute()) for picture in pictures)).hexdigest()
+    path = folder / f"{Path(pictures[0]).stem[:_MAX_STEM]}_{digest[:8]}.png"
     content = io.BytesIO()
     image.save(content, "PNG", compress_level=3)
     try:

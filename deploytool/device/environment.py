@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deploytool.bundle.manifest import Engine
-from deploytool.doctor.inventory import RUNTIMES
+from deploytool.doctor.inventory import OPENVINO, RUNTIMES
 from deploytool.host import machine
 from deploytool.targets import FLAVOURS
 
@@ -28,6 +28,7 @@ class Environment:
     cuda: str = ""
     tensorrt: Mapping[str, str] | None = None
     onnxruntime: str = ""
+    openvino: str = ""
 
     def version(self, flavour: str) -> str:
         """The installed version of a TensorRT flavour, empty if it is not installed."""
@@ -47,6 +48,7 @@ def detect() -> Environment:
         cuda=machine.cuda() if gpus else "",
         tensorrt={name: version for name, version in versions.items() if version},
         onnxruntime=next((version for name in RUNTIMES if (version := machine.version(name))), ""),
+        openvino=machine.version(OPENVINO) or "",
     )
 
 

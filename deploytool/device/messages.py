@@ -10,7 +10,7 @@ from deploytool.data import drawing
 from deploytool.device.build import Record
 from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
-from deploytool.device.probe import ProbeResult
+from deploytool.device.probe import ProbeResult, Race
 from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.host import disk
@@ -24,12 +24,23 @@ def verification_lines(verification: Verification, *, every: bool) -> Iterator[s
     yield f"{verification.bundle}: {verification.name}, sequence {verification.sequence}, digest {digest}"
     yield from (f"  {step.name:<14}{step.status}" for step in verification.steps)
     yield from (f"  {result.tier:<14}{_result_text(result)}" for result in verification.tried)
+    if verification.race:
+        yield f"  {_race_text(verification.race)}"
     if verification.tier is None:
         yield "Nothing here runs this model."
-    elif every:
+    elif every and not verification.race:
         yield f"The first that works here serves: {verification.tier}."
     else:
         yield f"It works here: {verification.tier} serves."
+
+
+def _race_text(race: Race) -> str:
+    """The comparison of two runtimes on the CPU, with the reason for the one that serves."""
+    if race.speedup is None:
+        return f"{race.first} and {race.second} were not compared, so {race.serves} serves: {race.reason}"
+    speedup = f"{race.speedup.value:.2f}× ({race.speedup.low:.2f}–{race.speedup.high:.2f})"
+    than = "" if race.serves is race.second else ", not significantly faster"
+    return f"{race.second} has {speedup} the speed of {race.first} at batch {race.batch}, timed in turn{than}"
 
 
 def _result_text(result: ProbeResult) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploytool import serde
+from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest
-from deploytool.device.candidates import ACCEPTED_TIERS, Candidate, Tier
+from deploytool.device.candidates import ACCEPTED_TIERS, CPU_TIERS, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import (
     BadInput,
@@ -25,7 +26,7 @@ from deploytool.errors import (
 from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
-from deploytool.spec import StrEnum
+from deploytool.spec import BATCH, StrEnum
 
 WORKER = workers.command("deploytool.device.worker")
 
@@ -79,7 +80,35 @@ class ProbeResult:
         return self.died or bool(self.trial and self.trial.check.broken)
 
 
+@dataclass(frozen=True)
+class Race:
+    """Two runtimes that work on the CPU, timed in turn on one batch.
+
+    `speedup` is that of the second over the first; None if it could not be measured, for `reason`. `serves` is the
+    second if it is significantly faster, else the first.
+    """
+
+    first: Tier
+    second: Tier
+    serves: Tier
+    batch: int
+    speedup: Ratio | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Probing:
+    """The result of each candidate that was tried, and of the race between two of them if there was one.
+
+    The first result that passed is of the candidate that serves: the winner of a race stands before the loser.
+    """
+
+    results: tuple[ProbeResult, ...]
+    race: Race | None = None
+
+
 Prober = Callable[[Candidate], ProbeResult]
+Racer = Callable[[Candidate, Candidate], Race]
 
 
 def probe(
@@ -105,6 +134,26 @@ def probe(
         reason = f"golden mismatch: {verdict.describe_failure(trial.check)}"
         return ProbeResult(candidate.tier, file, Attempt.FAILED, reason, trial)
     return ProbeResult(candidate.tier, file, Attempt.MEASURED, trial=trial)
+
+
+def race(
+    first: Candidate,
+    second: Candidate,
+    folder: Path,
+    manifest: Manifest,
+    seconds: float,
+    worker: Sequence[str] = WORKER,
+    limits: Limits = Limits(),
+) -> Race:
+    """Times two candidates that passed, in turn in one process; where that fails, the first one serves."""
+    request = Request("race", str(folder), manifest, first, "", seconds, rival=second)
+    result = Race(first.tier, second.tier, first.tier, manifest.free[BATCH].smallest)
+    try:
+        answer = run_worker(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds))
+    except DeployError as error:
+        return replace(result, reason=str(error))
+    is_faster = answer.speedup is not None and answer.speedup.low > 1
+    return replace(result, speedup=answer.speedup, serves=second.tier if is_faster else first.tier)
 
 
 def _gibibytes(candidate: Candidate, limits: Limits) -> float:
@@ -163,14 +212,34 @@ def _attributing_kills(candidate: Candidate) -> Iterator[None]:
         raise
 
 
-def probe_in_order(candidates: Sequence[Candidate], prober: Prober, *, every: bool = False) -> tuple[ProbeResult, ...]:
-    """Probes the candidates down to the first that works; with `every`, all of them."""
+def probe_in_order(
+    candidates: Sequence[Candidate], prober: Prober, *, every: bool = False, racer: Racer | None = None
+) -> Probing:
+    """Probes the candidates down to the first that works; with `every`, all of them.
+
+    With a `racer`, if the first that works is on the CPU, the other runtime for the CPU is probed too, and if both
+    work, the race decides which of them serves.
+    """
     results: list[ProbeResult] = []
+    passed: list[Candidate] = []
     for candidate in candidates:
-        results.append(prober(candidate))
-        if results[-1].passed and not every:
+        rivals = racer is not None and passed and passed[0].tier in CPU_TIERS and candidate.absent is None
+        if passed and not every and not rivals:
             break
-    return tuple(results)
+        results.append(prober(candidate))
+        passed += [candidate] if results[-1].passed else []
+    if racer is None or len(passed) < 2 or passed[0].tier not in CPU_TIERS:
+        return Probing(tuple(results))
+    outcome = racer(passed[0], passed[1])
+    order = sorted(results, key=lambda result: result.tier is outcome.first and outcome.serves is not outcome.first)
+    return Probing(tuple(order), outcome)
+
+
+def serving(candidates: Sequence[Candidate], results: Sequence[ProbeResult]) -> Candidate:
+    """The candidate of the first result that passed."""
+    working = first_passed(results)
+    identity = (working.tier, working.file) if working else None
+    return next(each for each in candidates if (each.tier, Path(each.path).name) == identity)
 
 
 def first_passed(results: Sequence[ProbeResult]) -> ProbeResult | None:

@@ -14,34 +14,39 @@ from deploytool.bundle.manifest import MANIFEST_FILE, Manifest
 from deploytool.data import preprocess
 from deploytool.device import inputs as device_inputs
 from deploytool.device import install, probe, start_attempts, verify
-from deploytool.device.candidates import Candidate
+from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import detect
-from deploytool.device.inputs import Picture
-from deploytool.device.probe import ProbeResult
+from deploytool.device.inputs import Pictures
+from deploytool.device.probe import Probing
 from deploytool.device.session import open_candidate
 from deploytool.device.verify import Integrity, VerifyOptions
 from deploytool.errors import BadInput, CorruptBundle, DeployError
 from deploytool.parity.replay import replay
 from deploytool.spec import BATCH
 
+_RACE_SECONDS = 0.5  # of timing two runtimes in turn
 _SECONDS = 0.2  # of timing at start: enough to show a tier that is far too slow
 
 
 class Model:
-    """A started model; `tier` is what runs it, and `tried` has the result of each candidate up to that one."""
+    """A started model; `tier` is what runs it.
 
-    def __init__(self, manifest: Manifest, session: Session, tried: tuple[ProbeResult, ...]) -> None:
-        self.manifest, self.tried = manifest, tried
-        self.tier = tried[-1].tier
+    `tried` has the result of each candidate that was tried, and `race` the comparison of two runtimes that both work on
+    the CPU, None if there was none.
+    """
+
+    def __init__(self, manifest: Manifest, session: Session, tier: Tier, probing: Probing) -> None:
+        self.manifest, self.tried, self.race = manifest, probing.results, probing.race
+        self.tier = tier
         self._session = session
 
-    def __call__(self, picture: Picture) -> Array:
+    def __call__(self, picture: Pictures) -> Array:
         """The model's first output for one image or a batch of tensors; its first axis is the batch.
 
-        `picture` is a path, uint8 pixels (height × width × 3, RGB, any size), or the input tensor with its batch.
-        Raises BadInput for anything else.
+        `picture` is a path, uint8 pixels (height × width × 3, RGB, any size), or the input tensor with its batch; for a
+        model of several image inputs a mapping with one for each, by name. Raises BadInput for anything else.
         """
-        outputs = self.run(**{self.manifest.inputs[0].name: device_inputs.tensor(picture, self.manifest)})
+        outputs = self.run(**device_inputs.tensors(picture, self.manifest))
         return outputs[self.manifest.outputs[0].name]
 
     def run(self, **inputs: Array) -> dict[str, Array]:
@@ -117,7 +122,7 @@ def _start_installed(stack: ExitStack, root: Path, require: str | None, key: Pat
                 start_attempts.record(records, reason)
             raise
         start_attempts.forget(records)
-        return Model(prepared.checked.manifest, session, prepared.tried)
+        return Model(prepared.checked.manifest, session, prepared.candidate.tier, prepared.probing)
 
 
 def _folder_identity(folder: Path) -> tuple[int, int] | None:
@@ -132,16 +137,16 @@ def _folder_identity(folder: Path) -> tuple[int, int] | None:
 def _start_bundle(stack: ExitStack, folder: Path, require: str | None, key: Path | None) -> Model:
     prepared = _prepare(folder, require, VerifyOptions(key=key), lambda reason: None)
     session = stack.enter_context(open_candidate(prepared.candidate))
-    return Model(prepared.checked.manifest, session, prepared.tried)
+    return Model(prepared.checked.manifest, session, prepared.candidate.tier, prepared.probing)
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A bundle whose integrity was checked, the candidate that works, and the results up to it."""
+    """A bundle whose integrity was checked, the candidate that serves, and the results of all that were tried."""
 
     checked: Integrity
     candidate: Candidate
-    tried: tuple[ProbeResult, ...]
+    probing: Probing
 
 
 def _prepare(
@@ -154,12 +159,15 @@ def _prepare(
         report_fault(str(error))
         raise
     candidates = verify.run_candidates(checked, detect())
-    results = probe.probe_in_order(
-        candidates, lambda candidate: probe.probe(candidate, checked.folder, checked.manifest, _SECONDS)
+    probing = probe.probe_in_order(
+        candidates,
+        lambda candidate: probe.probe(candidate, checked.folder, checked.manifest, _SECONDS),
+        racer=lambda one, other: probe.race(one, other, checked.folder, checked.manifest, _RACE_SECONDS),
     )
+    results = probing.results
     failure = probe.shortfall(results, require)
     if failure and any(result.is_bundles_fault for result in probe.tried_before(results)):
         report_fault(str(failure))
     if failure:
         raise failure
-    return _Prepared(checked, candidates[len(results) - 1], results)
+    return _Prepared(checked, probe.serving(candidates, results), probing)

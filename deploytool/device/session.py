@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deploytool.backends import tensorrt
-from deploytool.backends.session import Array, Session, load_graph_backend
+from deploytool.backends.session import Array, Session, load_backend, load_graph_backend
 from deploytool.device import external_weights
 from deploytool.device.candidates import Candidate
 from deploytool.host import files, fp16_rounding
@@ -32,6 +32,8 @@ def _start(candidate: Candidate, content: bytes) -> AbstractContextManager[Sessi
     if candidate.backend == "tensorrt":
         return tensorrt.start(content, candidate.device, candidate.flavour)
     weights = external_weights.load(candidate, content)
+    if candidate.backend == "openvino":  # a graph with side files is no candidate: all weights are in its bytes
+        return load_backend(candidate.backend).start(content, candidate.device)
     return load_graph_backend().start(content, candidate.device, weights=weights)
 
 

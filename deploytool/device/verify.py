@@ -25,9 +25,10 @@ from deploytool.bundle.manifest import (
 from deploytool.device import build, probe
 from deploytool.device.candidates import Candidate, Tier, candidates, omission_reason
 from deploytool.device.environment import Environment, mismatch
-from deploytool.device.probe import Prober, ProbeResult
+from deploytool.device.probe import Prober, ProbeResult, Race, Racer
 from deploytool.errors import CorruptBundle, MissingBackend, Refused
 from deploytool.host import machine
+from deploytool.spec import ADDED
 from deploytool.transfer.pull import Signed
 
 HELD = "held"  # begins the status of a check that passed
@@ -67,7 +68,10 @@ class Integrity:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result of a verification on one machine; `tier` is the one that works, None if none does."""
+    """The result of a verification on one machine; `tier` is the one that serves, None if none works.
+
+    `race` is the comparison of two runtimes that both work on the CPU, None if there was none.
+    """
 
     bundle: str
     name: str
@@ -78,6 +82,7 @@ class Verification:
     steps: tuple[Step, ...]
     tried: tuple[ProbeResult, ...]
     tier: Tier | None
+    race: Race | None = field(default=None, metadata=ADDED)
 
 
 def check_integrity(folder: Path, options: VerifyOptions = VerifyOptions()) -> Integrity:
@@ -208,10 +213,20 @@ def run_candidates(checked: Integrity, environment: Environment, built: Path | N
 
 
 def verify(
-    checked: Integrity, environment: Environment, prober: Prober, built: Path | None = None, *, every: bool = False
+    checked: Integrity,
+    environment: Environment,
+    prober: Prober,
+    built: Path | None = None,
+    *,
+    every: bool = False,
+    racer: Racer | None = None,
 ) -> Verification:
-    """Runs the golden cases on each candidate down to the first that works, or with `every` on all of them."""
-    results = probe.probe_in_order(run_candidates(checked, environment, built), prober, every=every)
+    """Runs the golden cases on each candidate down to the first that works, or with `every` on all of them.
+
+    With a `racer`, the faster of two runtimes that both work on the CPU serves.
+    """
+    probing = probe.probe_in_order(run_candidates(checked, environment, built), prober, every=every, racer=racer)
+    results = probing.results
     working = probe.first_passed(results)
     return Verification(
         bundle=str(checked.folder),
@@ -227,4 +242,5 @@ def verify(
         ),
         tried=results,
         tier=working.tier if working else None,
+        race=probing.race,
     )

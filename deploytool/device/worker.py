@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from deploytool import serde
 from deploytool.backends import tensorrt, tensorrt_builder
 from deploytool.backends.session import Array
 from deploytool.benchmark import ratio
+from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.manifest import Manifest, read_verified
 from deploytool.data import drawing, golden, images, placement
 from deploytool.data.golden import Arrays, Golden
@@ -39,11 +40,13 @@ _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may
 
 @dataclass(frozen=True)
 class Request:
-    """The task (`try`, `answer` or `build`), its inputs, and the file for the answer.
+    """The task (`try`, `race`, `answer` or `build`), its inputs, and the file for the answer.
 
-    `try` replays the golden cases and times one batch for `seconds`; `answer` runs the model on every image in
-    `pictures`, and draws what it finds into the folder `out` if there is one; `build` writes an engine to `out` and
-    prints its progress to stdout. `top` is the number of classes to name, `min_score` the lowest score of a box.
+    `try` replays the golden cases and times one batch for `seconds`; `race` times one batch on the candidate and on
+    `rival` in turn, `seconds` in all; `answer` runs the model on every item, and draws what it finds into the folder
+    `out` if there is one; `build` writes an engine to `out` and prints its progress to stdout. `pictures` are the paths
+    of one item after the other, with an image for each input. `top` is the number of classes to name, `min_score` the
+    lowest score of a box.
     """
 
     task: str
@@ -57,6 +60,7 @@ class Request:
     min_score: float = 0.0
     out: str = ""
     capabilities: tuple[str, ...] = ()
+    rival: Candidate | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a request; `problem`, `remedy` and `kind` (the class of the error) if it failed."""
+    """The answer to a request; `problem`, `remedy` and `kind` (the class of the error) if it failed.
+
+    `speedup` is that of the rival over the candidate.
+    """
 
     problem: str = ""
     remedy: str = ""
     kind: str = ""
     trial: Trial | None = None
+    speedup: Ratio | None = None
     findings: Findings = field(default_factory=Findings)
     layers: tuple[tuple[str, int], ...] = ()
 
@@ -86,7 +94,7 @@ def main(path: str) -> None:
     """Carries out the request in a file, and writes the answer to the file that it names."""
     request = serde.decode(Request, json.loads(Path(path).read_text(encoding="utf-8")))
     try:
-        answer = {"try": _try, "answer": _answer, "build": _build}[request.task](request)
+        answer = {"try": _try, "race": _race, "answer": _answer, "build": _build}[request.task](request)
     except DeployError as error:
         answer = Answer(str(error), error.remedy, type(error).__name__)
     Path(request.answer).write_text(serde.text(answer), encoding="utf-8")
@@ -99,10 +107,26 @@ def _try(request: Request) -> Answer:
     with bounded(request.candidate), open_candidate(request.candidate) as session:
         outputs = replay(session, sample.inputs, batch)
         check = _check(outputs, sample, request)
-        inputs = {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
+        inputs = _smallest_batch(sample, batch)
         times_ms = ratio.time_by_wall_clock({"one": partial(session, **inputs)}, request.seconds)["one"]
     median, p90 = float(np.median(times_ms)), float(np.percentile(times_ms, 90))
     return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest))
+
+
+def _race(request: Request) -> Answer:
+    """The speed-up of the rival over the candidate; both passed the golden cases, each within its memory."""
+    if request.rival is None:
+        raise StageFailed("nothing is to be compared", "report this as a bug")
+    inputs = _smallest_batch(_golden(request), request.manifest.free[BATCH])
+    with open_candidate(request.candidate) as one, open_candidate(request.rival) as other:
+        calls = {"one": partial(one, **inputs), "other": partial(other, **inputs)}
+        times_ms = ratio.time_by_wall_clock(calls, request.seconds)
+    return Answer(speedup=ratio.ratio(times_ms["one"], times_ms["other"]))
+
+
+def _smallest_batch(sample: Golden, batch: Range) -> Arrays:
+    """Golden inputs as one batch of the smallest size."""
+    return {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
 
 
 def _golden(request: Request) -> Golden:
@@ -112,17 +136,19 @@ def _golden(request: Request) -> Golden:
 
 
 def _check_preprocessing(request: Request, sample: Golden) -> None:
-    """Raises StageFailed unless the first golden image becomes the golden input here: decoder, channels, arithmetic."""
-    preprocessing = request.manifest.preprocessing
-    spec = next(iter(preprocessing.images(request.manifest.inputs)), None)
-    if spec is None or not request.manifest.golden.images:
-        return
-    folder, path = Path(request.folder), request.manifest.golden.images[0]
-    pixels = images.decode(io.BytesIO(read_verified(folder, request.manifest, path)), folder / path)
-    computed, expected = images.normalise(pixels[None], preprocessing, spec), sample.inputs[spec.name][:1]
-    if computed.shape != expected.shape or _relative_error(computed, expected) > _INPUT_TOLERANCE:
-        problem = "preprocessing the golden image gives another tensor here than on the host"
-        raise StageFailed(problem, "update pillow and numpy")
+    """Raises StageFailed unless the images of the first case become its inputs here: decoder, channels, arithmetic."""
+    manifest, folder = request.manifest, Path(request.folder)
+    specs = manifest.preprocessing.images(manifest.inputs)
+    paths = manifest.golden.by_input(specs[0].name) if specs else {}
+    for spec in specs:
+        if not paths.get(spec.name):
+            continue
+        path = paths[spec.name][0]
+        pixels = images.decode(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
+        computed, expected = images.normalise(pixels[None], manifest.preprocessing, spec), sample.inputs[spec.name][:1]
+        if computed.shape != expected.shape or _relative_error(computed, expected) > _INPUT_TOLERANCE:
+            problem = f"preprocessing the golden image of {spec.name} gives another tensor here than on the host"
+            raise StageFailed(problem, "update pillow and numpy")
 
 
 def _relative_error(computed: Array, expected: Array) -> float:
@@ -144,27 +170,34 @@ def _answer(request: Request) -> Answer:
     manifest = request.manifest
     found: list[Findings] = []
     with bounded(request.candidate), open_candidate(request.candidate) as session:
-        for path in request.pictures:
-            with memory.unlimited():  # the image is the caller's, and the limit is for the bundle
-                pixels = images.read(Path(path))
-                inputs = {manifest.inputs[0].name: device_inputs.from_pixels(pixels, manifest, path)}
+        for paths in _items(request):
+            with memory.unlimited():  # the images are the caller's, and the limit is for the bundle
+                pixels = {name: images.read(Path(path)) for name, path in paths.items()}
+                inputs = device_inputs.from_pixels(pixels, manifest, paths)
             outputs = replay(session, inputs, manifest.free.get(BATCH, Range()))
             with memory.unlimited():
-                found.append(_found(path, pixels, outputs, request))
+                found.append(_found(paths, next(iter(pixels.values())), outputs, request))
     return Answer(findings=findings.merged(found))
 
 
-def _found(path: str, pixels: Pixels, outputs: Arrays, request: Request) -> Findings:
-    """What the outputs say about one picture, drawn into it if the request has a folder for drawings."""
-    manifest, task = request.manifest, request.manifest.task
+def _items(request: Request) -> Iterator[Mapping[str, str]]:
+    """The path of the image of each input by name, for one item after the other."""
+    names = [each.tensor.name for each in device_inputs.find(request.manifest)]
+    for start in range(0, len(request.pictures), len(names)):
+        yield dict(zip(names, request.pictures[start : start + len(names)], strict=True))
+
+
+def _found(paths: Mapping[str, str], pixels: Pixels, outputs: Arrays, request: Request) -> Findings:
+    """What the outputs say about one item, drawn into its first picture if the request has a folder for drawings."""
+    path, manifest, task = _title(paths), request.manifest, request.manifest.task
     placed = placement.place((pixels.shape[0], pixels.shape[1]), manifest.preprocessing)
     if task is Task.DETECT:
         objects = findings.objects(path, outputs, manifest, placed, request.min_score)
-        drawn = _draw(lambda: drawing.boxes(pixels, objects.boxes), path, request)
+        drawn = _draw(lambda: drawing.boxes(pixels, objects.boxes), paths, request)
         return Findings(objects=(replace(objects, drawing=drawn),))
     if task is Task.SEGMENT:
         areas, classes = findings.areas(path, outputs, manifest, placed)
-        drawn = _draw(lambda: drawing.overlay(pixels, classes), path, request)
+        drawn = _draw(lambda: drawing.overlay(pixels, classes), paths, request)
         return Findings(areas=(replace(areas, drawing=drawn),))
     if task is Task.TOKENS:
         return Findings(sequences=(findings.sequence(path, outputs, manifest),))
@@ -174,9 +207,15 @@ def _found(path: str, pixels: Pixels, outputs: Arrays, request: Request) -> Find
     return Findings(guesses=tuple(guesses))
 
 
-def _draw(draw: Callable[[], Image], path: str, request: Request) -> str:
+def _title(paths: Mapping[str, str]) -> str:
+    """How an item is called in what is found: by its path, or by those of all inputs with their names."""
+    (first, *others) = paths.values()
+    return " ".join(f"{name}={path}" for name, path in paths.items()) if others else first
+
+
+def _draw(draw: Callable[[], Image], paths: Mapping[str, str], request: Request) -> str:
     """The path of the drawing; empty if the request has no folder for drawings."""
-    return drawings.save(draw(), Path(request.out), path) if request.out else ""
+    return drawings.save(draw(), Path(request.out), tuple(paths.values())) if request.out else ""
 
 
 def _build(request: Request) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -76,6 +77,18 @@ def cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]} ({len(names)} threads)" if names else platform.machine()
+
+
+@cache
+def saturates_int8() -> bool:
+    """Whether sums of INT8 products may saturate at 16 bits: on x86 processors without VNNI, or if that is unknown."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return not re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text, re.MULTILINE)
 
 
 def processors() -> int:

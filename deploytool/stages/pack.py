@@ -20,6 +20,7 @@ from deploytool.bundle.manifest import (
     File,
     GoldenFiles,
     Graph,
+    InputImages,
     Manifest,
     Provenance,
     Role,
@@ -31,7 +32,7 @@ from deploytool.bundle.manifest import (
     write_manifest,
 )
 from deploytool.data import golden, images
-from deploytool.data.golden import Golden
+from deploytool.data.golden import Golden, Pixels
 from deploytool.errors import ParityFailed, StageFailed
 from deploytool.host import disk, machine, side_files
 from deploytool.loading.hub import doors
@@ -39,13 +40,15 @@ from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
-from deploytool.results.artifact import Artifact, Kind, Notes
+from deploytool.results.artifact import Artifact, Kind, Notes, openvino_graph
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory, storage
 from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
 from deploytool.targets import FLAVOURS, TENSORRT
+from deploytool.tasks import fit
 
 _STANDARD = ("", "ai.onnx")  # domains of the standard operators
+_OPENVINO_PATH = "openvino/model.onnx"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few enough for a slow network
 
@@ -81,9 +84,10 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     tolerances = metrics.tolerances(sample.noise, verdict.requested_tolerances(result))
     batch = content.model.inputs[0].shape[0]
     golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
-    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
-    floor = _floor(inputs, graphs)
     recipe = _write_recipe(folder, content, graphs[-1])
+    more, best = _write_openvino_graph(folder, single)
+    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in (*graphs, *more))
+    floor = _floor(inputs, graphs)
     engines = _write_engines(folder, content, inputs, result)
     manifest = Manifest(
         schema=SCHEMA,
@@ -104,8 +108,9 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         engines=engines,
         targets=result.targets,
         provenance=_provenance(inputs, result, content.model),
-        task=content.model.task,
+        task=fit.shown(content.model.task, sample.outputs),
         decoding=content.model.decoding,
+        best=best,
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))
@@ -165,10 +170,29 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
         storage.copy(artifact.path, version / "model.onnx")
         text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         version.with_name("config.pbtxt").write_text(text, encoding="utf-8")
-        written = storage.load_structure(artifact.path)
-        opset = max(entry.version for entry in written.opset_import if entry.domain in _STANDARD)
-        graphs.append(Graph(f"models/{name}/1/model.onnx", precision, io, written.ir_version, opset))
+        graphs.append(_graph(artifact.path, f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
+
+
+def _graph(source: Path, path: str, precision: Precision, io: Precision) -> Graph:
+    """The manifest entry of a graph, without the memory that it needs."""
+    written = storage.load_structure(source)
+    opset = max(entry.version for entry in written.opset_import if entry.domain in _STANDARD)
+    return Graph(path, precision, io, written.ir_version, opset)
+
+
+def _write_openvino_graph(folder: Path, single: Artifact) -> tuple[tuple[Graph, ...], dict[str, str]]:
+    """Writes the FP32 graph that is fastest in OpenVINO, if it is another one, and says which graph is for whom.
+
+    It stands outside of the Triton model repository, which has one model for all.
+    """
+    source = openvino_graph(single.path)
+    if source is None:
+        return (), {}
+    (folder / "openvino").mkdir()
+    storage.copy(source, folder / _OPENVINO_PATH)
+    graph = _graph(source, _OPENVINO_PATH, Precision.FP32, Precision.FP32)
+    return (graph,), {runtimes.OPENVINO: _OPENVINO_PATH}
 
 
 def _floor(inputs: StageInputs, graphs: Sequence[Graph]) -> dict[str, str]:
@@ -195,10 +219,20 @@ def _write_golden(folder: Path, sample: Golden, batch: int) -> GoldenFiles:
     (folder / "golden").mkdir()
     few = golden.first_cases(sample, max(batch, _CASES // batch * batch))
     golden.write(folder / "golden" / "golden.npz", few)
-    names = [f"golden/case_{number}.png" for number in range(len(few.labels)) if few.pixels.size]
-    for name, pixels in zip(names, few.pixels, strict=False):
-        images.write(folder / name, pixels)
-    return GoldenFiles("golden/golden.npz", len(few.labels), tuple(names))
+    names = _write_images(folder, few.pixels, "")
+    further = tuple(
+        InputImages(name, _write_images(folder, pixels, f"_{number}"))
+        for number, (name, pixels) in enumerate(few.further_pixels.items(), 1)
+    )
+    return GoldenFiles("golden/golden.npz", len(few.labels), names, further)
+
+
+def _write_images(folder: Path, pixels: Pixels, suffix: str) -> tuple[str, ...]:
+    """Writes the images of an input; `suffix` follows the number of the case in the names."""
+    names = [f"golden/case_{number}{suffix}.png" for number in range(len(pixels)) if pixels.size]
+    for name, image in zip(names, pixels, strict=False):
+        images.write(folder / name, image)
+    return tuple(names)
 
 
 def _write_recipe(folder: Path, content: _Content, graph: Graph) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from deploytool import serde
-from deploytool.backends import onnxruntime, tensorrt_estimate
+from deploytool.backends import onnxruntime, openvino, tensorrt_estimate
 from deploytool.backends.session import Session, load_backend
 from deploytool.backends.tensorrt_estimate import BuildEstimate
 from deploytool.benchmark import choice, comparison, machine_state
@@ -27,7 +27,7 @@ from deploytool.parity import metrics
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.precision import fp16
 from deploytool.results import verdict
-from deploytool.results.artifact import ENGINE_GRAPH, Kind, Notes
+from deploytool.results.artifact import ENGINE_GRAPH, OPENVINO_GRAPH, Kind, Notes
 from deploytool.rewrites import forms as rewrites_forms
 from deploytool.rewrites.forms import Candidate
 from deploytool.rewrites.graph import storage, weights
@@ -39,6 +39,7 @@ _SECONDS = 0.5  # of timing for each batch size
 _CONTENDERS = 3  # forms that are timed at the larger batch size, not counting the original
 _MAX_SECONDS = 8.0  # if timing at the larger batch size would take longer, it is skipped
 _MAX_GROWTH = 1.5  # of the weights: beyond it, reading them costs an engine more than fewer launches save
+_MAX_WEIGHTS = 25_000_000  # numbers, of a graph that is timed in OpenVINO too: all forms are in memory at once
 _LARGE = "original: forms of a graph beyond 2 GB are not timed, because they would all be in memory at once"
 _MAX_REASON = 200  # characters of an error message of a library
 
@@ -48,8 +49,9 @@ Trials = dict[str, dict[int, Ratio]]  # form: batch size: speedup over the origi
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the chosen form of the graph; the original unless another form is significantly faster.
 
-    Where engines are faster with another form, writes that one too, as `ENGINE_GRAPH`. A form that fails the check is
-    left out with a remark. Raises ParityFailed if it was requested by name.
+    Where engines are faster with another form, writes that one too, as `ENGINE_GRAPH`, and as `OPENVINO_GRAPH` one that
+    OpenVINO is faster with. A form that fails the check is left out with a remark. Raises ParityFailed if it was
+    requested by name.
     """
     before = inputs.latest(Kind.GRAPH).path
     requested, sample = job.options.rewrite, inputs.golden()
@@ -64,20 +66,17 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         failed = [*impossible, *invalid, *failed]
         correct = {name: sessions[name] for name in errors}
         trials, how = _measure(stack, correct, files, sample.inputs, job)
-    if failed and requested != AUTO and not job.options.rewrite_implied:
-        raise ParityFailed(f"--rewrite {requested}: {failed[0]}", "leave --rewrite out, and report the graph")
-    passing = [form for form in forms if form.name in errors]
-    chosen = passing[-1] if requested != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
+        if failed and requested != AUTO and not job.options.rewrite_implied:
+            raise ParityFailed(f"--rewrite {requested}: {failed[0]}", "leave --rewrite out, and report the graph")
+        passing = [form for form in forms if form.name in errors]
+        chosen = passing[-1] if requested != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
+        for_openvino, openvino_remarks = _for_openvino(stack, passing, correct, files, sample, chosen, job)
     engine, engine_remarks = (chosen, []) if requested != AUTO else _for_engine(passing, job)
-    storage.copy(files[chosen.name], out)
-    if engine is not chosen:
-        storage.copy(files[engine.name], out.with_name(ENGINE_GRAPH))
-    for file in files.values():
-        if file != before:
-            storage.remove(file)
+    _keep(files, before, {out.name: chosen, OPENVINO_GRAPH: for_openvino, ENGINE_GRAPH: engine}, out)
     return {
         "chosen": chosen.name,
         "for_engine": engine.name,
+        "for_openvino": for_openvino.name,
         "max_error": errors[chosen.name],
         "nodes": chosen.nodes,
         "nodes_before": forms[0].nodes,
@@ -86,9 +85,20 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "remarks": [
             _LARGE if large else _remark(chosen, job, trials, how, failed=bool(failed)),
             *engine_remarks,
+            *openvino_remarks,
             *failed,
         ],
     }
+
+
+def _keep(files: Mapping[str, Path], before: Path, kept: Mapping[str, Candidate], out: Path) -> None:
+    """Writes the forms under their file names beside `out`, each once, and removes the files of all forms."""
+    for name, form in kept.items():
+        if name == out.name or form is not kept[out.name]:
+            storage.copy(files[form.name], out.with_name(name))
+    for file in files.values():
+        if file != before:
+            storage.remove(file)
 
 
 def _candidates(model: onnx.ModelProto, recipes: Mapping[str, Sequence[str]]) -> tuple[list[Candidate], list[str]]:
@@ -233,6 +243,50 @@ def _measure(
     single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in sessions}
     trials, _ = _time(single, inputs, job, single=True)
     return trials, f"measured in CPU time on one thread: {busy}"
+
+
+def _for_openvino(
+    stack: ExitStack,
+    forms: Sequence[Candidate],
+    correct: Mapping[str, Session],
+    files: Mapping[str, Path],
+    sample: Golden,
+    chosen: Candidate,
+    job: Job,
+) -> tuple[Candidate, list[str]]:
+    """The form for OpenVINO, timed in OpenVINO where it is installed, and a remark if it is not the chosen one.
+
+    Another form is worth a file of its own only if it is faster beyond noise and OpenVINO's outputs with it are right.
+    """
+    wanted = job.options.rewrite == AUTO and job.options.runner == "onnxruntime"
+    if not wanted or len(forms) < 2 or not openvino.is_installed():
+        return chosen, []
+    if forms[0].weights > _MAX_WEIGHTS:
+        return chosen, [f"forms are not timed in OpenVINO: it has more than {_MAX_WEIGHTS:,} weights"]
+    try:
+        sessions = {form.name: stack.enter_context(openvino.start(files[form.name])) for form in forms}
+        trials, busy = _time(sessions, sample.inputs, job)
+        if busy:
+            single = {name: stack.enter_context(openvino.start(files[name], threads=1)) for name in sessions}
+            trials, _ = _time(single, sample.inputs, job, single=True)
+    except (MissingBackend, StageFailed) as error:
+        return chosen, [f"forms are not timed in OpenVINO: {error}"]
+    best = _form(forms, choice.choose(_by_form(trials), ORIGINAL))
+    gain = _relative(trials, best.name, chosen.name)
+    if best is chosen or gain < 1 / choice.MIN_RATIO:
+        return chosen, []
+    name = f"{best.name} in OpenVINO"
+    errors, failed = _check({ORIGINAL: correct[ORIGINAL], name: sessions[best.name]}, sample, files[ORIGINAL], job)
+    if name not in errors:
+        return chosen, failed
+    return best, [f"OpenVINO uses {best.name}: {gain:.2f}× the speed of {chosen.name} there"]
+
+
+def _relative(trials: Trials, name: str, other: str) -> float:
+    """The speed of a form over another one: the geometric mean over the batch sizes at which both were timed."""
+    batches = trials[name].keys() & trials[other].keys()
+    ratios = [trials[name][batch].value / trials[other][batch].value for batch in batches]
+    return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
 
 
 def _time(

@@ -26,6 +26,7 @@ ARTIFACTS = {
     "eager": "load/weights.safetensors",
     "torchscript": "torchscript/model.pt",
     "onnxruntime": "simplify/model.onnx",
+    "openvino": "simplify/model.onnx",
     "reference": "simplify/model.onnx",
 }
 
@@ -44,7 +45,7 @@ def test_a_backend_has_the_outputs_of_the_model(finished: Path, name: str) -> No
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_a_fingerprint_has_library_and_version(name: str) -> None:
     library, version = load_backend(name).fingerprint().split()
-    assert library.split(".")[0] in {"torch", "onnxruntime", "onnx"}
+    assert library.split(".")[0] in {"torch", "onnxruntime", "openvino", "onnx"}
     assert version[0].isdecimal()
 
 

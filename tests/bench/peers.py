@@ -39,7 +39,7 @@ from deploytool.results.artifact import Kind
 from deploytool.spec import Job, Options, Stage
 from tests.bench import goals, rivals
 from tests.bench.goals import OPENVINO, ORT
-from tests.bench.rivals import COMPILE, EAGER, ONNXSIM, ONNXSLIM, OURS
+from tests.bench.rivals import COMPILE, EAGER, ONNXSIM, ONNXSLIM, OURS, OURS_OPENVINO
 
 ZOO = (
     *("mixnet_s", "mixnet_m", "mixnet_l"),
@@ -47,7 +47,7 @@ ZOO = (
     *("mobilenet_v1", "squeezenet1_0", "squeezenet1_1"),
 )
 STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
-COLUMNS = (EAGER, COMPILE, ORT, ONNXSIM, ONNXSLIM, OPENVINO, OURS)
+COLUMNS = (EAGER, COMPILE, ORT, ONNXSIM, ONNXSLIM, OPENVINO, OURS, OURS_OPENVINO)
 PEAKS, SIDE = ("torch.mm", "MatMul"), 512  # square matrix products that fit the caches as a convolution's tiles do
 MAX_ERROR = 1e-4  # of the largest output: a rival with a larger error computes a different function
 

@@ -14,15 +14,17 @@ from typing import Any
 import onnx
 import torch
 
-from deploytool.backends import eager, eager_variants, onnxruntime
+from deploytool.backends import eager, eager_variants, onnxruntime, openvino
 from deploytool.backends.session import Array, Session
 from deploytool.data.golden import Arrays
 from deploytool.errors import MissingBackend
 from deploytool.host import machine
 from deploytool.loading import weights_file
+from deploytool.results.artifact import openvino_graph
 from tests.bench.goals import OPENVINO, ORT
 
 EAGER, COMPILE, ONNXSIM, ONNXSLIM, OURS = "eager", "torch.compile", "+ onnxsim", "+ onnxslim", "deploytool"
+OURS_OPENVINO = "deploytool in OpenVINO"
 OPSET = 18
 LIBRARIES = ("torch", "onnxruntime", "onnxsim", "onnxslim", "openvino")
 
@@ -59,6 +61,7 @@ def rivals(
     starters[ONNXSLIM] = partial(_optimised, "onnxslim", graph, threads)
     starters[OPENVINO] = partial(_openvino, graph, threads, inputs)
     starters[OURS] = partial(onnxruntime.start, ours, "cpu", threads)
+    starters[OURS_OPENVINO] = partial(openvino.start, openvino_graph(ours) or ours, "cpu", threads)
     return starters
 
 
@@ -73,7 +76,7 @@ def _optimised(library: str, graph: bytes, threads: int) -> Iterator[Session]:
 @contextmanager
 def _openvino(graph: bytes, threads: int, inputs: Arrays) -> Iterator[Session]:
     """An OpenVINO session with static shapes, its fastest setting, and FP32, because it may choose BF16 otherwise."""
-    core = _library("openvino").Core()
+    core = openvino.library().Core()
     model = core.read_model(graph, b"")
     model.reshape({name: list(array.shape) for name, array in inputs.items()})
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}

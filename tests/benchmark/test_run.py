@@ -64,6 +64,21 @@ def verdicts(sweep: BatchResult) -> dict[str, str | None]:
     return {row.name: row.verdict for row in sweep.rows if row.latency}
 
 
+def test_the_graph_has_a_row_in_openvino_that_no_gate_looks_at(
+    finished: Path, inputs: StageInputs, known: list[Mapping[str, object]], both_runtimes: None
+) -> None:
+    bench = run.run(finished, inputs, options(min_speedup=1.5), ignore_progress)
+    row = bench.sweeps[0].rows[-1]
+    assert (row.name, row.status) == ("openvino", Status.MEASURED)
+    assert row.latency is not None
+    assert 19 < row.latency.p50_ms < 21  # slower than the gate allows
+    assert bench.gate is not None
+    assert "openvino" not in str(bench.gate)
+    (outputs,) = known
+    expected, answer = (outputs[name]["logits"] for name in ("rewrite", "openvino"))  # type: ignore[index]
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
 def test_every_artifact_and_eager_variant_has_a_row(finished: Path, inputs: StageInputs) -> None:
     bench = run.run(finished, inputs, options(batches=(1, 3)), ignore_progress)
     assert [sweep.batch for sweep in bench.sweeps] == [1, 3]

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from deploytool.bundle.manifest import read_manifest
-from deploytool.device import probe, verify
-from deploytool.device.environment import Environment
+from deploytool.device import probe
+from tests.device.ort_cpu import ort_cpu
 
 _WORKER_WITH_LITTLE_MEMORY = """
 import sys
@@ -26,7 +26,7 @@ worker.main(sys.argv[1])
 
 
 def main(folder: Path, available: str) -> None:
-    candidate = verify.run_candidates(verify.check_integrity(folder), Environment("linux", "x86_64"))[-1]
+    candidate = ort_cpu(folder)
     worker = probe.WORKER
     if available:
         worker = (sys.executable, "-c", _WORKER_WITH_LITTLE_MEMORY.format(available=int(available)))

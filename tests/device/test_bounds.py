@@ -29,6 +29,7 @@ from deploytool.errors import ChildDied, NotVerified, OutOfMemory, ResourceExhau
 from deploytool.host import memory
 from deploytool.spec import Precision
 from tests.conftest import ROOT
+from tests.device.ort_cpu import on_ort_cpu
 from tests.fuzz.artifacts import update_manifest
 
 MORE_MIB = 256
@@ -128,7 +129,7 @@ def test_a_kill_by_the_machine_is_no_fault_of_the_bundle(
     monkeypatch.setattr(memory, "available_bytes", lambda: available)
     all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     worker = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {number})")
-    result = probe.probe(all_candidates[-1], packed, read_manifest(packed), 0.0, worker)
+    result = probe.probe(on_ort_cpu(all_candidates), packed, read_manifest(packed), 0.0, worker)
     assert "was killed by SIG" in result.reason
     assert result.is_bundles_fault is fault
 

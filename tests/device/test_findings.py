@@ -231,13 +231,13 @@ def test_a_drawing_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeyp
 
     monkeypatch.setattr("deploytool.host.files.os.fsync", fail)
     with pytest.raises(BadInput, match="cannot be written: Permission denied"):
-        drawings.save(Image.new("RGB", (9, 9)), tmp_path, "a.png")
+        drawings.save(Image.new("RGB", (9, 9)), tmp_path, ["a.png"])
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_long_name_of_a_picture_has_a_drawing(tmp_path: Path) -> None:
     names = [f"{'x' * 240}{number}.png" for number in range(2)]
-    drawn = {drawings.save(Image.new("RGB", (9, 9)), tmp_path, name) for name in names}
+    drawn = {drawings.save(Image.new("RGB", (9, 9)), tmp_path, [name]) for name in names}
     assert len(drawn) == len([*tmp_path.iterdir()]) == 2
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 
 _LACKING = """
 import builtins, ctypes, os, signal, stat, subprocess, sys
@@ -58,7 +58,7 @@ def without_unix(tmp_path: Path) -> dict[str, str]:
     """An environment in which every Python process lacks what only Unix has."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_LACKING)
-    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}"}
+    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{PYTHONPATH}"}
 
 
 def run(without_unix: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

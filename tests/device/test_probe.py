@@ -22,6 +22,7 @@ from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
 from deploytool.spec import Precision
 from tests.conftest import ROOT
+from tests.device.ort_cpu import on_ort_cpu, ort_cpu
 from tests.fuzz.artifacts import update_manifest
 
 REASONS = {
@@ -42,7 +43,7 @@ def manifest(packed: Path) -> Manifest:
 def fake_candidate(packed: Path, manifest: Manifest, tier: candidates.Tier) -> Candidate:
     """A candidate of any tier for the FP16 graph, which the fake backend does not read."""
     file = next(file for file in manifest.files if file.path == manifest.graphs[1].path)
-    device = "cpu" if tier == candidates.Tier.ORT_CPU else "cuda"
+    device = "cpu" if tier in candidates.CPU_TIERS else "cuda"
     return Candidate(
         tier, str(packed / file.path), file.size, file.sha256, "fake", device, "", Precision.FP16, Precision.FP32
     )
@@ -73,7 +74,7 @@ def test_a_fault_falls_back_to_the_next_tier_with_a_reason(
             return ProbeResult(candidate.tier, "", Attempt.MEASURED)
         return ProbeResult(candidate.tier, "", Attempt.UNAVAILABLE, "not here")
 
-    results = probe.probe_in_order([fake_candidate(packed, manifest, tier_) for tier_ in TIERS], prober)
+    results = probe.probe_in_order([fake_candidate(packed, manifest, tier_) for tier_ in TIERS], prober).results
     assert re.search(REASONS[fault], results[index].reason)
     assert {result.status for result in results[:index]} <= {Attempt.UNAVAILABLE}
     working = probe.first_passed(results)
@@ -107,7 +108,9 @@ def test_a_working_candidate_is_measured(packed: Path, manifest: Manifest, monke
         ("trt", candidates.Tier.ORT_CUDA, False),
         ("cuda", candidates.Tier.ORT_CUDA, True),
         ("cuda", candidates.Tier.ORT_CPU, False),
+        ("cuda", candidates.Tier.OPENVINO_CPU, False),
         ("cpu", candidates.Tier.ORT_CPU, True),
+        ("cpu", candidates.Tier.OPENVINO_CPU, True),
         (None, candidates.Tier.ORT_CPU, True),
     ],
 )
@@ -123,11 +126,13 @@ def test_a_required_backend_is_the_minimum(require: str | None, working_tier: ca
         assert all(f"{tier}: it crashed" in str(failure) for tier in above)
 
 
-def test_onnx_runtime_on_the_cpu_is_the_last_candidate_and_works(packed: Path, manifest: Manifest) -> None:
+def test_without_openvino_onnx_runtime_on_the_cpu_is_the_last_that_can_be_tried(
+    packed: Path, manifest: Manifest
+) -> None:
     all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert [candidate.tier for candidate in all_candidates] == list(TIERS)
-    assert [candidate.absent is None for candidate in all_candidates] == [False, False, False, False, True]
-    result = probe.probe(all_candidates[-1], packed, manifest, 0.1)
+    assert [candidate.absent is None for candidate in all_candidates] == [False, False, False, False, True, False]
+    result = probe.probe(on_ort_cpu(all_candidates), packed, manifest, 0.1)
     assert result.passed
     assert result.trial is not None
     assert result.trial.check.tolerance.max_error == manifest.tolerances[Precision.FP32].max_error
@@ -150,7 +155,7 @@ def test_a_missing_provider_does_not_fall_back_to_the_cpu(
 
 
 def test_a_file_changed_after_the_check_is_not_opened(packed: Path, manifest: Manifest) -> None:
-    candidate = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
+    candidate = ort_cpu(packed)
     forged = replace(candidate, sha256="0" * 64)
     assert "has other bytes than the manifest says" in probe.probe(forged, packed, manifest, 0.1).reason
 
@@ -162,7 +167,7 @@ def test_the_worker_imports_nothing_from_the_working_folder(
     monkeypatch.chdir(tmp_path)
     all_candidates = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))
     assert WORKER[0] == sys.executable
-    assert probe.probe(all_candidates[-1], packed, manifest, 0.1).passed
+    assert probe.probe(on_ort_cpu(all_candidates), packed, manifest, 0.1).passed
 
 
 def test_an_answer_that_is_too_long_is_none(packed: Path, manifest: Manifest) -> None:
@@ -185,14 +190,14 @@ def test_a_golden_image_that_becomes_another_tensor_here_is_refused(packed: Path
         changed = opened.transpose(Image.Transpose.ROTATE_180)
     changed.save(image)
     update_manifest(folder)
-    candidate = verify.run_candidates(verify.check_integrity(folder), Environment("linux", "x86_64"))[-1]
+    candidate = ort_cpu(folder)
     result = probe.probe(candidate, folder, read_manifest(folder), 0.0)
     assert (result.status, result.is_bundles_fault) == (Attempt.FAILED, False)
     assert "gives another tensor here" in result.reason
 
 
 def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manifest: Manifest) -> None:
-    candidate = verify.run_candidates(verify.check_integrity(packed), Environment("linux", "x86_64"))[-1]
+    candidate = ort_cpu(packed)
     request = Request("try", str(packed), manifest, candidate, "")
     sample = worker._golden(request)
     worker._check_preprocessing(request, sample)

@@ -24,7 +24,7 @@ from deploytool.device.candidates import Tier
 from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.verify import Integrity
 from deploytool.errors import BadInput, DeployError, NotVerified, Refused
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH, ROOT
 from tests.device.keys import keys
 
 SCALE = 1e-5
@@ -300,7 +300,7 @@ def test_the_device_commands_work_without_the_libraries_of_the_host(packed: Path
         "for name in ('torch', 'onnx', 'onnxsim', 'safetensors', 'typer', 'rich'):\n"
         "    sys.modules[name] = None\n"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PYTHONPATH}"}
     command = [sys.executable, "-m", "deploytool.device", "verify", str(packed), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from deploytool.pipeline import runner
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.spec import Job, Precision, Stage
 from tests.conftest import QUICK, TINY
+from tests.device.ort_cpu import ort_cpu
 
 GPU_HOST = Environment("linux", "x86_64", "L4", "8.9", "13.0", {})
 
@@ -49,7 +50,7 @@ def test_the_bytes_that_were_hashed_are_loaded_although_the_file_is_replaced(
 ) -> None:
     """The file is replaced as soon as it has been read and hashed, before it is used."""
     folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
-    candidate = verify.run_candidates(verify.check_integrity(folder), GPU_HOST)[-1]
+    candidate = ort_cpu(folder, GPU_HOST)
     sample = golden.read(folder / read_manifest(folder).golden.path)
     original = files.read_verified
 
@@ -67,6 +68,6 @@ def test_the_bytes_that_were_hashed_are_loaded_although_the_file_is_replaced(
 
 
 def test_a_file_with_another_digest_is_not_opened(packed: Path) -> None:
-    candidate = verify.run_candidates(verify.check_integrity(packed), GPU_HOST)[-1]
+    candidate = ort_cpu(packed, GPU_HOST)
     with pytest.raises(Refused), open_candidate(dataclasses.replace(candidate, sha256="0" * 64)):
         pass

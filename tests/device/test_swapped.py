@@ -30,6 +30,7 @@ from deploytool.transfer import addresses, oci_archive, pull, sources
 from deploytool.transfer.auth import Credentials
 from tests.device import small
 from tests.device.keys import Keys
+from tests.device.ort_cpu import ort_cpu
 
 HERE = Environment("linux", "x86_64")
 Swaps = Callable[..., Counter[Path]]
@@ -61,7 +62,7 @@ def folder(packed: Path, tmp_path: Path) -> Path:
 
 
 def test_a_trial_uses_graph_golden_cases_and_image_as_they_were_hashed(folder: Path, replace_files: Swaps) -> None:
-    manifest, candidate = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
+    manifest, candidate = read_manifest(folder), ort_cpu(folder, HERE)
     hashed = replace_files(1)
     trial = worker._try(Request("try", str(folder), manifest, candidate, "", 0.0)).trial
     assert trial is not None
@@ -75,7 +76,7 @@ def test_a_trial_uses_graph_golden_cases_and_image_as_they_were_hashed(folder: P
 
 @pytest.mark.parametrize("name", ["golden/golden.npz", "golden/case_0.png", "models/tiny/1/model.onnx"])
 def test_a_trial_refuses_a_changed_file(folder: Path, name: str) -> None:
-    manifest, candidate = read_manifest(folder), verify.run_candidates(verify.check_integrity(folder), HERE)[-1]
+    manifest, candidate = read_manifest(folder), ort_cpu(folder, HERE)
     (folder / name).write_bytes((folder / name).read_bytes() + b"x")
     with pytest.raises(Refused, match=name):
         worker._try(Request("try", str(folder), manifest, candidate, "", 0.0))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +68,30 @@ def test_the_limit_of_threads_is_that_of_openmp(text: str, limit: int, monkeypat
     assert machine.thread_limit() == limit
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert machine.thread_limit() == 0
+
+
+@pytest.mark.parametrize(
+    ("processor", "flags", "expected"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 avx512_vnni", False),
+        ("x86_64", "flags\t\t: fpu avx_vnni sse", False),
+        ("x86_64", "flags\t\t: fpu avx2 fma\nbugs: avx512_vnni", True),
+        ("AMD64", None, True),
+        ("aarch64", None, False),
+    ],
+)
+def test_int8_saturates_on_x86_without_vnni(
+    processor: str, flags: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, **_: object) -> str:
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
+
+    machine.saturates_int8.cache_clear()
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    try:
+        assert machine.saturates_int8() is expected
+    finally:
+        machine.saturates_int8.cache_clear()

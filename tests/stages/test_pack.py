@@ -14,9 +14,20 @@ import pytest
 
 from deploytool import serde
 from deploytool.backends import onnxruntime
-from deploytool.bundle.manifest import Manifest, all_files, check_files, content_digest, read_manifest
+from deploytool.bundle.manifest import (
+    File,
+    Manifest,
+    Role,
+    all_files,
+    check_files,
+    content_digest,
+    read_manifest,
+    write_manifest,
+)
 from deploytool.cli import pack as packing
 from deploytool.data import golden, images
+from deploytool.device import candidates
+from deploytool.device.environment import Environment
 from deploytool.errors import BadInput, ParityFailed, Refused, ResourceExhausted, StageFailed
 from deploytool.host import machine, owner
 from deploytool.loading.stage_inputs import StageInputs
@@ -93,6 +104,44 @@ def test_a_graph_that_the_oldest_runtime_does_not_read_is_not_packed(
     assert pack._floor(inputs, graphs) == {"ort": "1.20"}
     with pytest.raises(StageFailed, match="reads opsets up to 21, and the graph has opset 22"):
         pack._floor(inputs, [dataclasses.replace(graph, opset=22) for graph in graphs])
+
+
+def test_a_form_for_openvino_is_packed_and_used_there(
+    finished: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rewrite stage left another form beside its graph: here the one before it."""
+    inputs = artifacts(finished)
+    (before,) = (graph.path for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT)
+    monkeypatch.setattr(pack, "openvino_graph", lambda graph: before)
+    (tmp_path / "bundle").mkdir()
+    single = next(graph for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.REWRITE)
+    graphs, best = pack._write_openvino_graph(tmp_path / "bundle", single)
+    assert best == {"openvino": "openvino/model.onnx"}
+    assert (tmp_path / "bundle" / best["openvino"]).read_bytes() == before.read_bytes()
+    manifest = read_manifest(packed)
+    file = File(graphs[0].path, before.stat().st_size, "0" * 64, Role.GRAPH)
+    more = dataclasses.replace(
+        manifest, graphs=(*manifest.graphs, *graphs), best=best, files=tuple(sorted((*manifest.files, file), key=str))
+    )
+    write_manifest(tmp_path, more)
+    reread = read_manifest(tmp_path)
+    environment = Environment("linux", "x86_64", onnxruntime="1.31.1", openvino="2026.4.1")
+    built = candidates.unavailable(candidates.Tier.BUILT, "none")
+    paths = {each.tier: each.path for each in candidates.candidates(tmp_path, reread, environment, built)}
+    assert paths[candidates.Tier.OPENVINO_CPU] == str(tmp_path / "openvino" / "model.onnx")
+    assert paths[candidates.Tier.ORT_CPU] == str(tmp_path / manifest.graphs[0].path)
+    for wrong in ({"openvino": manifest.graphs[1].path}, {"tvm": best["openvino"]}, {"openvino": "x.onnx"}):
+        write_manifest(tmp_path, dataclasses.replace(more, best=wrong))
+        with pytest.raises(Refused, match="the best graph of a runtime is invalid"):
+            read_manifest(tmp_path)
+
+
+def test_a_manifest_without_best_graphs_has_one_graph_for_both_runtimes(packed: Path) -> None:
+    assert '"best"' not in (packed / "manifest.json").read_text()
+    environment = Environment("linux", "x86_64", onnxruntime="1.31.1", openvino="2026.4.1")
+    built = candidates.unavailable(candidates.Tier.BUILT, "none")
+    found = candidates.candidates(packed, read_manifest(packed), environment, built)
+    assert len({each.path for each in found if each.tier in candidates.CPU_TIERS}) == 1
 
 
 def test_the_manifest_lists_the_systems_that_an_engine_supports(packed: Path) -> None:
