@@ -1,4 +1,4 @@
-"""Reads labelled pictures as inputs of a model, some at a time."""
+"""Reads labelled items, one picture for each image input, as inputs of a model, some at a time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.data import images, placement, preprocess
+from deploytool.data import image_inputs, images, placement
 from deploytool.data.golden import Arrays
+from deploytool.data.image_inputs import ImageInput
 from deploytool.data.images import Pixels
 from deploytool.data.placement import Placement
 from deploytool.errors import BadInput
 from deploytool.spec import Model, Range
 
-_MOST = 16  # pictures at a time
+_MOST = 16  # items at a time
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that become inputs of one size: their places in the series, the inputs, and where each lies in them."""
+    """Items that become inputs of one size: their places in the series, the inputs, and where each lies in them.
+
+    Size and placements are those of the pictures of the first input.
+    """
 
     indices: tuple[int, ...]
     inputs: Arrays
@@ -28,41 +32,55 @@ class Batch:
     placements: tuple[Placement, ...]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """One item: its place in the series, its fitted pictures, and where the first of them lies."""
+
+    index: int
+    fitted: tuple[Pixels, ...]
+    placed: Placement
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each picture."""
+        return tuple(pixels.shape for pixels in self.fitted)
+
+
 def check_input(model: Model) -> None:
-    """Raises BadInput for a model that takes anything but one image."""
-    if len(model.inputs) > 1 or not model.preprocessing.images(model.inputs):
+    """Raises BadInput for a model that takes anything but images."""
+    if not model.inputs or model.preprocessing.images(model.inputs) != model.inputs:
         remedy = "leave --metric and --labels out, or state how an image becomes the input: --mean 0 --std 1, --layout"
-        raise BadInput(f"a metric on images is for models that take one, and {model.name} does not", remedy)
+        raise BadInput(f"a metric on images is for models that take images alone, and {model.name} does not", remedy)
 
 
-def read(model: Model, paths: Sequence[Path], sizes: Mapping[str, Range]) -> Iterator[Batch]:
-    """The pictures in their order; raises BadInput for one that cannot be read or has a size that the model refuses."""
-    waiting: list[tuple[int, Pixels, Placement]] = []
-    for index, path in enumerate(paths):
-        picture = images.read(path)
-        fitted = images.fit(picture, model.preprocessing)
-        if waiting and (waiting[0][1].shape != fitted.shape or len(waiting) == _MOST):
-            yield _batch(model, waiting)
+def read(model: Model, items: Sequence[Sequence[Path]], sizes: Mapping[str, Range]) -> Iterator[Batch]:
+    """The items in their order; raises BadInput for a picture that cannot be read or has a size that is refused."""
+    inputs = image_inputs.find(model.inputs, model.preprocessing, sizes)
+    waiting: list[_Read] = []
+    for index, paths in enumerate(items):
+        read = _read(inputs, index, paths, sizes)
+        if waiting and (waiting[0].sizes != read.sizes or len(waiting) == _MOST):
+            yield _batch(inputs, waiting)
             waiting = []
-        _check_size(model, path, fitted, sizes)
-        waiting.append((index, fitted, placement.place(picture.shape[:2], model.preprocessing)))
+        waiting.append(read)
     if waiting:
-        yield _batch(model, waiting)
+        yield _batch(inputs, waiting)
 
 
-def _check_size(model: Model, path: Path, fitted: Pixels, sizes: Mapping[str, Range]) -> None:
-    tensor, how = model.inputs[0], model.preprocessing
-    height, width = fitted.shape[:2]
-    shape = [1, *tensor.shape[1:]]
-    first = how.layout.index("H")
-    shape[first : first + 2] = height, width
-    if problem := preprocess.size_problem([side if isinstance(side, int) else 0 for side in shape], tensor, sizes):
-        raise BadInput(f"{path.name} becomes {height} × {width}: {problem}", "correct --size, --resize or --crop")
+def _read(inputs: Sequence[ImageInput], index: int, paths: Sequence[Path], sizes: Mapping[str, Range]) -> _Read:
+    fitted, placements = list[Pixels](), list[Placement]()
+    for image_input, path in zip(inputs, paths, strict=True):
+        picture = images.read(path)
+        fitted.append(image_input.fit(picture))
+        placements.append(placement.place((picture.shape[0], picture.shape[1]), image_input.how))
+        if problem := image_input.size_problem(fitted[-1], sizes):
+            height, width = fitted[-1].shape[:2]
+            raise BadInput(f"{path.name} becomes {height} × {width}: {problem}", "correct --size, --resize or --crop")
+    return _Read(index, tuple(fitted), placements[0])
 
 
-def _batch(model: Model, waiting: Sequence[tuple[int, Pixels, Placement]]) -> Batch:
-    tensor = model.inputs[0]
-    array = images.normalise(np.stack([pixels for _, pixels, _ in waiting]), model.preprocessing, tensor)
-    size = waiting[0][1].shape[0], waiting[0][1].shape[1]
-    places = tuple(place for _, _, place in waiting)
-    return Batch(tuple(index for index, _, _ in waiting), {tensor.name: array}, size, places)
+def _batch(inputs: Sequence[ImageInput], waiting: Sequence[_Read]) -> Batch:
+    pictures = [np.stack(pixels) for pixels in zip(*(read.fitted for read in waiting), strict=True)]
+    arrays = {each.tensor.name: each.normalise(pixels) for each, pixels in zip(inputs, pictures, strict=True)}
+    size = pictures[0].shape[1], pictures[0].shape[2]
+    return Batch(tuple(read.index for read in waiting), arrays, size, tuple(read.placed for read in waiting))

@@ -22,7 +22,10 @@ from deploytool.tasks.rows import DetectionRows
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+PixelsByInput: TypeAlias = Mapping[str, Pixels]  # of every image input, in the order of the inputs
 _Edges = tuple[tuple[str, bool], ...]
+
+_FURTHER = "further pixels"  # a group of arrays in the file
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class Golden:
     answers; `reference` its FP64 answers; `labels` the true classes, -1 where unknown; `preprocessing` how pixels
     become inputs; `noise` the model's numerical noise; `edges` the edge cases; `ties32` and `ties16` the range (least,
     most) of shape (2, cases, ...) in which FP32 and FP16 rounding may move outputs that are compared by equality.
+
+    `pixels` are those of the first image input, and `further_pixels` those of the others by name, which may be missing
+    for the last cases.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -100,6 +106,7 @@ class Golden:
     edges: tuple[Edge, ...] = ()
     ties32: Arrays = field(default_factory=dict)
     ties16: Arrays = field(default_factory=dict)
+    further_pixels: PixelsByInput = field(default_factory=dict)
 
     def ties(self, *, half: bool) -> Arrays:
         """The ties in FP16 if `half`, else those in FP32."""
@@ -109,7 +116,7 @@ class Golden:
 def write(path: Path, golden: Golden) -> None:
     """Writes the sample as one .npz file; equal samples give equal bytes."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
-    groups |= {"ties32": golden.ties32, "ties16": golden.ties16}
+    groups |= {"ties32": golden.ties32, "ties16": golden.ties16, _FURTHER: golden.further_pixels}
     for number, edge in enumerate(golden.edges):
         own = {"input": edge.inputs, "output": edge.outputs, "reference": edge.reference}
         groups |= {f"edge {number} {group}": arrays for group, arrays in own.items()}
@@ -121,6 +128,11 @@ def write(path: Path, golden: Golden) -> None:
     described |= {name: np.array(serde.text(value)) for name, value in texts.items()}
     with disk.writing(path):
         np.savez(path, allow_pickle=False, **described, **arrays)
+
+
+def first_pixels(pixels: PixelsByInput, count: int) -> Pixels:
+    """The pixels of the first image input of `count` cases, count × 0 × 0 × 3 without one."""
+    return next(iter(pixels.values()), np.zeros((count, 0, 0, 3), np.uint8))
 
 
 def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> None:
@@ -160,7 +172,8 @@ def parse(opened: BinaryIO, path: Path) -> Golden:
             edge_names = serde.decode(_Edges, serde.loads(str(file["edges"]))) if "edges" in file else ()
             edges = tuple(_edge(file, number, *each) for number, each in enumerate(edge_names))
             parts = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
-            return Golden(file["pixels"], *parts, _group(file, "ties32"), _group(file, "ties16"))
+            grouped = (_group(file, group) for group in ("ties32", "ties16", _FURTHER))
+            return Golden(file["pixels"], *parts, *grouped)
     except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise _no_sample(path, error) from error
 
@@ -171,6 +184,15 @@ def pixels(path: Path) -> Pixels:
         with path.open("rb") as opened, _loaded(opened) as file:
             array: Pixels = file["pixels"]
             return array
+    except Exception as error:
+        raise _no_sample(path, error) from error
+
+
+def outputs(path: Path) -> Arrays:
+    """The FP32 answers of a sample, without reading the rest; raises BadInput if the file holds none."""
+    try:
+        with path.open("rb") as opened, _loaded(opened) as file:
+            return _group(file, "output")
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -211,6 +233,7 @@ def first_cases(sample: Golden, count: int) -> Golden:
         edges=(),
         ties32=ties32,
         ties16=ties16,
+        further_pixels={name: array[:count] for name, array in sample.further_pixels.items()},
     )
 
 

@@ -30,7 +30,7 @@ def read(folder: Path, limit: int | None = None, seed: int = 0) -> Folder:
     """
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}", "check the path")
-    pictures, subfolders = _content(folder)
+    pictures, subfolders = content(folder)
     if pictures and subfolders:
         raise BadInput(
             f"{folder} holds both pictures and folders, such as {pictures[0].name} and {subfolders[0].name}",
@@ -42,7 +42,7 @@ def read(folder: Path, limit: int | None = None, seed: int = 0) -> Folder:
     return images if limit is None else _subset(images, limit, seed)
 
 
-def _content(folder: Path) -> tuple[list[Path], list[Path]]:
+def content(folder: Path) -> tuple[list[Path], list[Path]]:
     """The images and the folders directly in a folder, sorted by name, without hidden ones."""
     inside = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     pictures = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
@@ -53,7 +53,7 @@ def _classes(subfolders: Sequence[Path]) -> Folder:
     paths: list[Path] = []
     labels: list[int] = []
     for label, subfolder in enumerate(subfolders):
-        pictures, deeper = _content(subfolder)
+        pictures, deeper = content(subfolder)
         if deeper or not pictures:
             holds = f"the folder {deeper[0].name}" if deeper else "no picture"
             raise BadInput(f"{subfolder} is not the folder of a class: it holds {holds}", "keep only pictures in it")
@@ -63,16 +63,21 @@ def _classes(subfolders: Sequence[Path]) -> Folder:
 
 
 def _subset(images: Folder, limit: int, seed: int) -> Folder:
-    """At most `limit` images, chosen at random by taking one from each class in turn."""
-    rng = np.random.default_rng(seed)
-    labels = np.array(images.labels or [0] * len(images.paths))
-    turns = np.empty(len(labels), np.int64)
-    for label in range(labels.max() + 1):
-        turns[labels == label] = rng.permutation((labels == label).sum())
-    drawn = np.lexsort((rng.random(len(labels)), turns))[:limit]  # by turn, and at random within a turn
-    chosen = sorted(int(index) for index in drawn)
+    """At most `limit` images, balanced over the classes."""
+    chosen = choose(images.labels or (0,) * len(images.paths), limit, seed)
     return Folder(
         tuple(images.paths[index] for index in chosen),
         images.classes,
         tuple(images.labels[index] for index in chosen if images.labels),
     )
+
+
+def choose(labels: Sequence[int], limit: int, seed: int) -> list[int]:
+    """The sorted indices of at most `limit` labels, chosen at random by taking one from each class in turn."""
+    rng = np.random.default_rng(seed)
+    classes = np.array(labels)
+    turns = np.empty(len(classes), np.int64)
+    for label in np.unique(classes):
+        turns[classes == label] = rng.permutation((classes == label).sum())
+    drawn = np.lexsort((rng.random(len(classes)), turns))[:limit]  # by turn, and at random within a turn
+    return sorted(int(index) for index in drawn)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploytool.data import images
-from deploytool.data.golden import Arrays
+from deploytool.data.golden import Arrays, PixelsByInput
 from deploytool.spec import BATCH, Fill, Model, Range, Tensor
 
 _GREY = 127
@@ -20,14 +20,14 @@ _LOUD = 3.0  # standard deviations
 
 def draw(
     model: Model, count: int, seed: int, sizes: Mapping[str, int], *, hard: bool = False
-) -> tuple[images.Pixels, Arrays]:
-    """`count` cases: the pixels of the first image input (count × 0 × 0 × 3 without one), and every input by name.
+) -> tuple[PixelsByInput, Arrays]:
+    """`count` cases: the pixels of every image input by name, and every input by name.
 
     `sizes` gives the size of each free dimension except the batch. With `hard` many cases are extreme, to drive each
     layer to its largest activations: every second image has full contrast, the last third have one pure colour, and
     every second case of numbers is three times as large.
     """
-    pixels = np.zeros((count, 0, 0, 3), np.uint8)
+    pixels: dict[str, images.Pixels] = {}
     inputs: dict[str, npt.NDArray[Any]] = {}
     how = model.preprocessing
     image_inputs = how.images(model.inputs)
@@ -41,7 +41,7 @@ def draw(
                 plain = len(drawn) // 3
                 drawn[len(drawn) - plain :] = np.resize(_PURE, (plain, 3))[:, None, None, :]
             inputs[tensor.name] = images.normalise(drawn, how, tensor)
-            pixels = drawn if not pixels.size else pixels
+            pixels[tensor.name] = drawn
         else:
             planar = any(tensor.shape[1:] == image.image_size(how.layout) for image in image_inputs)
             inputs[tensor.name] = _numbers(tensor, shape, np.random.default_rng((seed, number)), planar=planar)

@@ -71,10 +71,11 @@ def subject(
         for axis, word in enumerate(tensor.shape)
         if isinstance(word, str)
     }
-    pixels, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
+    drawn, inputs = synthetic.draw(model, fresh, _SEED, sizes, hard=True)
     allowed, floats = metrics.tolerances(sample.noise, wanted), weights_file.float_values(source)
     state = {name: np.frombuffer(value.data, value.dtype).reshape(value.shape) for name, value in floats.items()}
     how = model.normalisation or sample.preprocessing
+    pixels = golden.first_pixels(drawn, fresh)
     return Subject(graph, before, half, sample, allowed, state, pixels, inputs, how)
 
 

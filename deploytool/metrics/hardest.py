@@ -58,14 +58,20 @@ def largest(known: Sequence[Difference], name: str, artifact: Answers, source: A
     return list(by_image.values())[:_MOST]
 
 
-def write(folder: Path, differences: Sequence[Difference], paths: Sequence[Path], model: Model) -> list[HardImage]:
-    """Writes a drawing of each image, the source's answer on the left and the artifact's on the right."""
+def write(
+    folder: Path, differences: Sequence[Difference], items: Sequence[Sequence[Path]], model: Model
+) -> list[HardImage]:
+    """Writes a drawing of the first image of each item: the source's answer on the left, the artifact's right of it.
+
+    The other images of the item, of further inputs, follow on the right.
+    """
     written = []
     for number, each in enumerate(differences):
-        pixels, name = images.read(paths[each.index]), f"image-{number}.png"
+        path, *others = items[each.index]
+        pixels, name = images.read(path), f"image-{number}.png"
         drawn = [_drawn(pixels, answer, model) for answer in (each.source_answer, each.answer)]
-        images.write(folder / name, _beside(drawn))
-        written.append(HardImage(paths[each.index].name, each.artifact, each.figure, each.source_figure, name))
+        images.write(folder / name, _beside([*drawn, *(Image.fromarray(images.read(other)) for other in others)]))
+        written.append(HardImage(path.name, each.artifact, each.figure, each.source_figure, name))
     return written
 
 
@@ -79,9 +85,12 @@ def _drawn(pixels: Pixels, answer: Any, model: Model) -> Image.Image:
 
 
 def _beside(drawn: Sequence[Image.Image]) -> Pixels:
-    """Drawings of one size beside each other, on white."""
+    """Drawings beside each other, at the top, on white."""
     for each in drawn:
         each.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-    left, right = (np.asarray(each) for each in drawn)
-    gap = np.full((len(left), _GAP, 3), 255, np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    width = sum(each.width for each in drawn) + _GAP * (len(drawn) - 1)
+    made, left = np.full((max(each.height for each in drawn), width, 3), 255, np.uint8), 0
+    for each in drawn:
+        made[: each.height, left : left + each.width] = np.asarray(each)
+        left += each.width + _GAP
+    return made

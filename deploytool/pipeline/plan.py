@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deploytool import serde
 from deploytool import targets as targets_table
-from deploytool.data import class_names, inputs_file, pixel_inputs
+from deploytool.data import class_names, inputs_file, items, pixel_inputs
 from deploytool.data import preprocess as data_preprocess
 from deploytool.data.preprocess import StatedPreprocessing
 from deploytool.errors import BadInput, MissingBackend, NotVerified
@@ -186,7 +187,7 @@ def _resolve(
         weights=checks.file(Path(requested.weights)) if requested.weights else None,
         trust_code=requested.trust_code,
         images=checks.value_or(requested.images, _ALL if golden else _PHOTOGRAPHS if requested.data else effort.images),
-        data=checks.folder(Path(requested.data)) if requested.data else None,
+        data=_data(Path(requested.data)) if requested.data else None,
         inputs=golden,
         cases=checks.file(Path(requested.cases)) if requested.cases else None,
         exporter=requested.exporter,
@@ -212,6 +213,14 @@ def _resolve(
         labels=measured.labels,
         max_drop=measured.max_drop,
     )
+
+
+def _data(path: Path) -> Source:
+    """A folder of images, or a CSV file and the images that it lists, with a digest of sizes and times."""
+    if not items.is_table(path):
+        return checks.folder(path)
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in items.files(path)]
+    return Source(str(path), serde.digest(checks.file(path).digest, states))
 
 
 def _fixed_batch(model: Model, batch: Range) -> int | None:

@@ -13,9 +13,20 @@ from torch import nn
 
 from deploytool.backends import eager
 from deploytool.backends.session import Session
-from deploytool.data import class_names, edge_cases, golden, image_folder, images, inputs_file, preprocess, synthetic
-from deploytool.data.golden import Arrays, Edge, Golden, Noise
-from deploytool.data.image_folder import Folder
+from deploytool.data import (
+    class_names,
+    edge_cases,
+    golden,
+    image_inputs,
+    images,
+    inputs_file,
+    items,
+    preprocess,
+    synthetic,
+)
+from deploytool.data.golden import Arrays, Edge, Golden, Noise, PixelsByInput
+from deploytool.data.image_inputs import ImageInput
+from deploytool.data.items import Items
 from deploytool.errors import BadInput, StageFailed
 from deploytool.host import memory
 from deploytool.loading.stage_inputs import StageInputs
@@ -44,25 +55,31 @@ _MAX_SPARE = 16  # cases drawn in addition to the requested number, so that the 
 
 @dataclass(frozen=True)
 class _Cases:
-    """Golden cases without answers."""
+    """Golden cases without answers; `pixels` are those of the image inputs, without those that were not kept."""
 
-    pixels: images.Pixels
+    pixels: PixelsByInput
     inputs: Arrays
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...] = ()
 
     def with_more(self, pixels: images.Pixels, inputs: Arrays) -> _Cases:
-        """These cases followed by others without labels; without pixels if the sizes of the images differ."""
+        """These cases followed by others without labels, of which `pixels` are those of the first image input.
+
+        Without pixels of it if the sizes of the images differ.
+        """
         joined = {name: np.concatenate([array, inputs[name]]) for name, array in self.inputs.items()}
         labels = np.append(self.labels, np.full(len(pixels), -1))
-        if pixels.shape[1:] != self.pixels.shape[1:]:
-            return _Cases(np.zeros((len(labels), 0, 0, 3), np.uint8), joined, labels, self.classes)
-        return _Cases(np.concatenate([self.pixels, pixels]), joined, labels, self.classes)
+        first = golden.first_pixels(self.pixels, len(self.labels))
+        if pixels.shape[1:] != first.shape[1:] or not first.size:
+            return _Cases({}, joined, labels, self.classes)
+        name = next(iter(self.pixels))
+        return _Cases({**self.pixels, name: np.concatenate([first, pixels])}, joined, labels, self.classes)
 
     def select(self, indices: Sequence[int]) -> _Cases:
         """The cases with these indices."""
         inputs = {name: array[indices] for name, array in self.inputs.items()}
-        return _Cases(self.pixels[indices], inputs, self.labels[indices])
+        pixels = {name: array[indices] for name, array in self.pixels.items()}
+        return _Cases(pixels, inputs, self.labels[indices])
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -98,7 +115,9 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     floor = noise_floor.tied(measured.noise, tied.fp32, tied.fp16)
     normalised = _normalisation_notes(weights, model, cases.inputs, outputs, floor, tied)
     answers = (outputs, reference, cases.labels, model.preprocessing, floor, edges, tied.fp32, tied.fp16)
-    golden.write(out, Golden(cases.pixels, cases.inputs, *answers))
+    pixels = golden.first_pixels(cases.pixels, len(cases.labels))
+    further = dict(list(cases.pixels.items())[1:])
+    golden.write(out, Golden(pixels, cases.inputs, *answers, further_pixels=further))
     return {
         "images": len(cases.labels),
         "smallest_margin": float(_margins(model, outputs).min()),
@@ -248,35 +267,44 @@ def _is_sound(answer: npt.NDArray[np.generic], exact: npt.NDArray[np.generic]) -
 
 
 def _read_images(job: Job, model: Model) -> _Cases:
-    """The user's images as inputs of the model, with labels if the folder has one folder for each class."""
+    """The user's images as inputs of the model, with labels if their layout has some."""
     assert job.options.data is not None
-    preprocessing, (tensor, *others) = model.preprocessing, model.inputs
-    if others or not preprocessing.images([tensor]):
+    found = image_inputs.find(model.inputs, model.preprocessing, job.options.sizes)
+    if not found:
         remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
-        raise BadInput(f"{model.name} does not accept a single image as input", remedy)
-    folder = image_folder.read(Path(job.options.data.path), limit=job.options.images, seed=job.options.seed)
-    fitted = [images.fit(images.read(path), preprocessing) for path in folder.paths]
+        raise BadInput(f"{model.name} does not accept images alone as inputs", remedy)
+    names = [each.tensor.name for each in found]
+    read = items.read(Path(job.options.data.path), names, limit=job.options.images, seed=job.options.seed)
+    pixels = {
+        each.tensor.name: _fitted(each, [item[place] for item in read.paths], job) for place, each in enumerate(found)
+    }
+    inputs = {each.tensor.name: each.normalise(pixels[each.tensor.name]) for each in found}
+    return _Cases(pixels, inputs, _labels(read, model), read.classes)
+
+
+def _fitted(image_input: ImageInput, paths: Sequence[Path], job: Job) -> images.Pixels:
+    """The images of an input at its size; raises BadInput if they have different sizes, or one that it refuses."""
+    fitted = [image_input.fit(images.read(path)) for path in paths]
     other = next((index for index, image in enumerate(fitted) if image.shape != fitted[0].shape), None)
     if other is not None:
         sizes = " and ".join(f"{image.shape[0]} × {image.shape[1]}" for image in (fitted[0], fitted[other]))
-        names = f"{folder.paths[0].name} and {folder.paths[other].name}"
+        names = f"{paths[0].name} and {paths[other].name}"
         remedy = "state the size: --crop 96, or --crop 96x128"
-        if preprocessing.fit == preprocess.WITHIN:
+        if image_input.how.fit == preprocess.WITHIN:
             remedy = f"use --fit {preprocess.LETTERBOX}, or images of one shape"
         raise BadInput(f"{names} are {sizes}: golden images must share one size", remedy)
-    pixels = np.stack(fitted)
-    array = images.normalise(pixels, preprocessing, tensor)
-    if problem := preprocess.size_problem(array.shape, tensor, job.options.sizes):
-        name = folder.paths[0].name
-        raise BadInput(f"{name} becomes {array.shape[1:]}: {problem}", "correct --size, --resize or --crop")
-    return _Cases(pixels, {tensor.name: array}, _labels(folder, model), folder.classes)
+    if problem := image_input.size_problem(fitted[0], job.options.sizes):
+        height, width = fitted[0].shape[:2]
+        becomes = f"{paths[0].name} becomes {height} × {width} for {image_input.tensor.name}"
+        raise BadInput(f"{becomes}: {problem}", "correct --size, --resize or --crop")
+    return np.stack(fitted)
 
 
-def _labels(folder: Folder, model: Model) -> npt.NDArray[np.int64]:
-    """The class index of each image: that of the model if it has these class names, else that of the folder."""
-    if folder.classes and set(folder.classes) <= set(model.classes):
-        return np.array([model.classes.index(folder.classes[label]) for label in folder.labels], np.int64)
-    return np.array(folder.labels or [-1] * len(folder.paths), np.int64)
+def _labels(read: Items, model: Model) -> npt.NDArray[np.int64]:
+    """The class index of each item: that of the model if it has these class names, else that of the data."""
+    if read.classes and set(read.classes) <= set(model.classes):
+        return np.array([model.classes.index(read.classes[label]) for label in read.labels], np.int64)
+    return np.array(read.labels or [-1] * len(read.paths), np.int64)
 
 
 def _read_inputs(job: Job, model: Model) -> _Cases:
@@ -285,21 +313,20 @@ def _read_inputs(job: Job, model: Model) -> _Cases:
     path, options = Path(job.options.inputs.path), job.options
     inputs = inputs_file.read(path, model.inputs, options.sizes, options.images)
     count = len(next(iter(inputs.values())))
-    return _Cases(np.zeros((count, 0, 0, 3), np.uint8), inputs, np.full(count, -1))
+    return _Cases({}, inputs, np.full(count, -1))
 
 
 def _draw(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]]:
     """Synthetic cases with the highest coverage of the model, preferably with a clear class, and a coverage remark."""
     count, sizes = job.options.images, synthetic.sides(job.options.sizes, "typical")
     # `load` draws its calibration batch with seed + 1, so that no golden image is part of it
-    pixels, inputs = synthetic.draw(
-        model, count + min(count, _MAX_SPARE), (job.options.seed + 1) * 1000, sizes, hard=True
-    )
+    drawn = count + min(count, _MAX_SPARE)
+    pixels, inputs = synthetic.draw(model, drawn, (job.options.seed + 1) * 1000, sizes, hard=True)
     result = coverage.measure(module, model, inputs)
     clear = np.flatnonzero(_margins(model, result.answers) >= _CLEAR_MARGIN).tolist()
     chosen = coverage.choose(result.extremes, count, clear)
     remarks = [result.remark] if result.remark else []
-    return _Cases(pixels, inputs, np.full(len(pixels), -1)).select(sorted(chosen)), remarks
+    return _Cases(pixels, inputs, np.full(drawn, -1)).select(sorted(chosen)), remarks
 
 
 def _read_cases(file: Path, inputs: Arrays) -> tuple[images.Pixels, Arrays]:

@@ -15,7 +15,7 @@ import deploytool
 from deploytool import serde
 from deploytool.bundle.manifest import read_manifest
 from deploytool.cli import params
-from deploytool.data import class_names, image_folder, preprocess
+from deploytool.data import class_names, items, preprocess
 from deploytool.device import commands
 from deploytool.errors import BadInput
 from deploytool.loading import catalog, factory
@@ -95,9 +95,9 @@ def test_names_are_not_counted_where_outputs_hold_indices(task: Task | None, dty
 
 
 def test_folders_with_the_models_class_names_get_their_indices_and_others_are_numbered() -> None:
-    folder = image_folder.Folder((Path("a"), Path("b"), Path("c")), (TEN[3], TEN[1]), (0, 1, 1))
-    assert golden._labels(folder, scoring(10, names=TEN)).tolist() == [3, 1, 1]
-    assert golden._labels(folder, scoring(10)).tolist() == [0, 1, 1]
+    read = items.Items(((Path("a"),), (Path("b"),), (Path("c"),)), (TEN[3], TEN[1]), (0, 1, 1))
+    assert golden._labels(read, scoring(10, names=TEN)).tolist() == [3, 1, 1]
+    assert golden._labels(read, scoring(10)).tolist() == [0, 1, 1]
 
 
 @pytest.mark.integration

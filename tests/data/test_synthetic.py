@@ -27,8 +27,8 @@ SIZES = {"length": 5, "height": 24}
 
 def test_image_inputs_are_preprocessed_synthetic_images() -> None:
     pixels, inputs = synthetic.draw(TINY, 3, 0, {})
-    assert pixels.shape == (3, 32, 32, 3)
-    np.testing.assert_array_equal(inputs["input"], images.normalise(pixels, TINY.preprocessing))
+    assert pixels["input"].shape == (3, 32, 32, 3)
+    np.testing.assert_array_equal(inputs["input"], images.normalise(pixels["input"], TINY.preprocessing))
 
 
 def test_every_input_has_its_type_size_and_bounds() -> None:
@@ -39,7 +39,7 @@ def test_every_input_has_its_type_size_and_bounds() -> None:
         "mask": ("bool", (40, 5)),
         "vector": ("float64", (40, 7)),
     }
-    assert pixels.shape == (40, 24, 16, 3)
+    assert {name: array.shape for name, array in pixels.items()} == {"image": (40, 24, 16, 3)}
     assert inputs["tokens"].min() >= 0
     assert 40 < inputs["tokens"].max() < 50
     assert set(np.unique(inputs["mask"])) == {False, True}

@@ -17,17 +17,28 @@ Target: TypeAlias = int | Boxes | Path | tuple[str, ...] | None  # class, object
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Pictures in a stable order, and the target of each; `classes` are names in the order of the indices, if known."""
+    """Pictures in a stable order, and the target of each; `classes` are names in the order of the indices, if known.
+
+    For a model with several image inputs, `paths` are the pictures of the first, and `partners` those of the others for
+    each of them.
+    """
 
     paths: tuple[Path, ...]
     targets: tuple[Target, ...]
     classes: tuple[str, ...] = ()
+    partners: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def items(self) -> tuple[tuple[Path, ...], ...]:
+        """The pictures of each item, in the order of the image inputs."""
+        further = self.partners or ((),) * len(self.paths)
+        return tuple((path, *others) for path, others in zip(self.paths, further, strict=True))
 
 
 def existing(folder: Path, name: str, source: Path) -> Path:
     """The picture of that name in a folder; raises BadInput if there is none, or if the name leads out of it."""
     path = folder / name
-    if not _resolves(path):
+    if is_file(path) is None:
         raise BadInput(f"{source} names {shortened(name)}, which no file can be", "correct the name, or --data")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BadInput(
@@ -43,13 +54,12 @@ def shortened(name: str) -> str:
     return repr(name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}")
 
 
-def _resolves(path: Path) -> bool:
-    """Whether a path can be that of a file: not with a zero byte, too long, or a loop of links."""
+def is_file(path: Path) -> bool | None:
+    """Whether a path is that of a file; None if it cannot be: with a zero byte, too long, or a loop of links."""
     try:
-        path.resolve(strict=False).is_file()
+        return path.resolve(strict=False).is_file()
     except (OSError, ValueError, RuntimeError):  # RuntimeError: a loop, up to Python 3.12
-        return False
-    return True
+        return None
 
 
 def class_index(name: str, classes: dict[str, int], source: Path) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deploytool.data import image_folder, images
+from deploytool.data import images
 from deploytool.data.labels.labelled_images import LabelledImages
 from deploytool.errors import BadInput
 
@@ -19,12 +19,11 @@ _MODES = ("L", "P", "1")
 _MAX_PIXELS = 40_000_000
 
 
-def find(masks: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
-    """The pictures of a folder with the masks of the same name, but for the suffix.
+def find(masks: Path, paths: Sequence[Path], classes: Sequence[str]) -> LabelledImages:
+    """Pictures with the masks of the same name, but for the suffix.
 
     Raises BadInput if a picture has no mask or two, and for a mask of another size or of several channels.
     """
-    paths = image_folder.read(folder).paths
     by_stem: dict[str, list[Path]] = {}
     for mask in sorted(masks.iterdir()):
         if mask.suffix.lower() == ".png":
@@ -37,7 +36,7 @@ def find(masks: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     found_masks = tuple(by_stem[path.stem][0] for path in paths)
     for path, mask in zip(paths, found_masks, strict=True):
         check_size(mask, _size(mask), images.upright_size(path))
-    return LabelledImages(paths, found_masks, tuple(classes))
+    return LabelledImages(tuple(paths), found_masks, tuple(classes))
 
 
 def check_size(mask: Path, size: tuple[int, int], picture: tuple[int, int]) -> None:

@@ -23,14 +23,19 @@ def read_classes(file: Path, folder: Path, classes: Sequence[str]) -> LabelledIm
     rows = list(_rows(file, folder))
     if all(label.isdecimal() and len(label) <= _MOST_DIGITS for _, label in rows):
         targets = [int(label) for _, label in rows]
-        if classes and max(targets) >= len(classes):
-            problem = f"{file} has the class {max(targets)}, and the model {len(classes)} classes from 0 on"
-            raise BadInput(problem, "correct it, or write names of classes")
+        check_indices(file, targets, classes)
         return LabelledImages(tuple(path for path, _ in rows), tuple(targets), tuple(classes))
     ordered = tuple(classes) or tuple(sorted({label for _, label in rows}))
     indices = {name: index for index, name in enumerate(ordered)}
     named = tuple(class_index(label, indices, file) for _, label in rows)
     return LabelledImages(tuple(path for path, _ in rows), named, ordered)
+
+
+def check_indices(file: Path, indices: Sequence[int], classes: Sequence[str]) -> None:
+    """Raises BadInput for the index of a class that the model does not have."""
+    if classes and max(indices) >= len(classes):
+        problem = f"{file} has the class {max(indices)}, and the model {len(classes)} classes from 0 on"
+        raise BadInput(problem, "correct it, or write names of classes")
 
 
 def read_tokens(file: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
