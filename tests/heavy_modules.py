@@ -20,6 +20,7 @@ HEAVY_MODULES = {
     "deploytool.parity.checks": "onnx, through backends",
     "deploytool.data.edge_cases": "PIL, through images",
     "deploytool.data.images": "PIL",
+    "deploytool.data.image_inputs": "PIL, through images",
     "deploytool.data.normalised_inputs": "PIL, through images",
     "deploytool.parity.coverage": "torch",
     "deploytool.parity.elementary": "torch",
@@ -77,7 +78,9 @@ HEAVY_MODULES = {
     "deploytool.metrics.answers": "PIL, through batches",
     "deploytool.metrics.hardest": "PIL",
     "deploytool.metrics.evaluator": "PIL, through masks",
+    "deploytool.metrics.label_checks": "PIL, through masks",
     "deploytool.metrics.user_metric": "PIL, through masks",
     "deploytool.metrics.user_metric_worker": "PIL, through masks",
+    "deploytool.pipeline.metric_checks": "PIL, through labels",
     "deploytool.pipeline.metric_choice": "PIL, through labels",
 }

@@ -48,9 +48,9 @@ CONTRACTS = {
 JOB_READERS = {
     "load": ("model_checks/probe.py",),
     "load_graph": ("model_checks/probe.py",),
-    "metric": ("parity/checks.py",),
+    "metric": ("parity/checks.py", "data/labels/read.py"),
     "validate": ("parity/checks.py", "benchmark/quick.py"),
-}  # files to which a stage passes its job
+}  # files to which a stage passes its job or its options
 HEAVY_PACKAGES = (  # packages that need torch or onnx
     *(
         "deploytool.loading.module",

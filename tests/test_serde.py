@@ -200,8 +200,10 @@ def test_an_omitted_field_is_written_only_with_another_value_than_its_default() 
     class Newest:
         name: str
         added: int = field(default=3, metadata={"optional": True, "omitted": True})
+        more: Mapping[str, str] = field(default_factory=dict, metadata={"optional": True, "omitted": True})
 
     assert serde.encode(Newest("a")) == {"name": "a"}
     assert serde.encode(Newest("a", 4)) == {"name": "a", "added": 4}
+    assert serde.encode(Newest("a", more={"b": "c"})) == {"name": "a", "more": {"b": "c"}}
     for value in (Newest("a"), Newest("a", 4)):
         assert serde.decode(Newest, serde.encode(value)) == value

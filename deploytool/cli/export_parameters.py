@@ -24,7 +24,7 @@ _TEXT: Mapping[str, Callable[[str], Any]] = {
     "scale": params.scale,
     "resize": partial(params.side, "--resize"),
     "crop": partial(params.side, "--crop"),
-    "max_drop": metric_options.margin,
+    "max_drop": metric_options.margin_text,
 }
 _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "inputs": params.tensors,

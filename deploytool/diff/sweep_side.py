@@ -54,6 +54,8 @@ def _figures(result: CellResult) -> Iterator[Figure]:
     values["accuracy"] = sweep_figures.accuracy(result)
     if worst := sweep_figures.worst(result):
         values |= {"parity": worst.error, "tolerances": worst.tolerances}
+    if drop := sweep_figures.largest_drop(result):
+        yield "drop", name, Value(drop.value, drop.low, drop.high)
     for quantity, value in values.items():
         if value is not None:
             yield quantity, name, Value(float(value))

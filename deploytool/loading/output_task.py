@@ -25,10 +25,7 @@ def settle(model: Model) -> tuple[Model, tuple[str, ...]]:
 
     Fields of the decoding that the user stated stay; the others are those that such outputs usually have.
     """
-    outputs = {
-        tensor.name: np.zeros([_CASES if isinstance(side, str) else side for side in tensor.shape], tensor.dtype)
-        for tensor in model.outputs
-    }
+    outputs = blank_outputs(model)
     remarks: tuple[str, ...] = ()
     guessed = interpret.guess(outputs) if model.task is None else None
     if guessed in _TOLD:
@@ -40,6 +37,14 @@ def settle(model: Model) -> tuple[Model, tuple[str, ...]]:
         stated = [option.split()[1] for option in model.asked if option.startswith(DECODE_OPTION)]
         model = replace(model, decoding=_decoding(model, outputs, stated))
     return model, remarks
+
+
+def blank_outputs(model: Model) -> dict[str, npt.NDArray[Any]]:
+    """Zeros in the shapes of the outputs, which tell most layouts; dynamic dimensions have the length of the batch."""
+    return {
+        tensor.name: np.zeros([_CASES if isinstance(side, str) else side for side in tensor.shape], tensor.dtype)
+        for tensor in model.outputs
+    }
 
 
 def _decoding(model: Model, outputs: Mapping[str, npt.NDArray[Any]], stated: Sequence[str]) -> Decoding:

@@ -11,13 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.data import class_names
 from deploytool.data.batches import Batch
 from deploytool.data.golden import Arrays
 from deploytool.data.labels import masks
 from deploytool.data.labels.labelled_images import LabelledImages, Target
 from deploytool.data.placement import UNSEEN
-from deploytool.errors import BadInput
 from deploytool.metrics import answers, catalog, inferiority, user_metric
 from deploytool.results.measure import Measure
 from deploytool.spec import Model, Task
@@ -125,11 +123,9 @@ class _ReadyEvaluator:
         self.margin = self._ready.margin
         self._targets: Sequence[Any] | None = None
         if self._ready.task is Task.SEGMENT:
-            self._targets = _masks([path for path in labelled.targets if isinstance(path, Path)], model)
+            self._targets = [masks.read(path) for path in labelled.targets if isinstance(path, Path)]
         elif self._ready.task is not Task.EMBED:
             self._targets = labelled.targets
-        if self._ready.task is Task.CLASSIFY:
-            _check_names(labelled.classes, model)
 
     def record(self) -> Record:
         return _ReadyRecord(partial(answers.read, self._ready.task, self._model), self._finished)
@@ -158,31 +154,6 @@ class _ReadyRecord:
 
     def finish(self) -> Answers:
         return self._finish(self._answers)
-
-
-def _check_names(names: Sequence[str], model: Model) -> None:
-    """Raises BadInput for another number of names than scores: nothing says then which score is whose."""
-    if names and not class_names.scored(model.outputs, names):
-        shapes = ", ".join(f"{output.name} {' × '.join(map(str, output.shape))}" for output in model.outputs)
-        problem = f"the labels name {len(names)} classes, and {model.name} gives {shapes}"
-        raise BadInput(problem, "name all classes in the order of the scores with --classes FILE")
-
-
-def _masks(paths: Sequence[Path], model: Model) -> list[npt.NDArray[np.uint8]]:
-    """The masks; raises BadInput for a class of none of the model's scores, if one output holds maps of scores."""
-    maps = [
-        output.shape[1] for output in model.outputs if len(output.shape) == 4 and np.dtype(output.dtype).kind == "f"
-    ]
-    classes = maps[0] if len(maps) == 1 and isinstance(maps[0], int) and maps[0] > 1 else masks.IGNORED
-    read = []
-    for path in paths:
-        mask = masks.read(path)
-        largest = int(mask.max(initial=0, where=mask != masks.IGNORED))
-        if largest >= classes:
-            problem = f"{path} has the class {largest}, and the model {classes} classes from 0 on"
-            raise BadInput(problem, f"correct it, or mark pixels that count for nothing as {masks.IGNORED}")
-        read.append(mask)
-    return read
 
 
 def _seen(target: npt.NDArray[np.uint8], answer: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

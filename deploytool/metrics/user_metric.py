@@ -26,6 +26,7 @@ _WORKER = "deploytool.metrics.user_metric_worker"
 _SECONDS, _SECONDS_PER_IMAGE = 60.0, 1.0
 _MAX_RESULT_BYTES = 1 << 26
 _REMEDY = "it gets the outputs by name and a list of targets, and returns an array with one figure for each image"
+_IMPORTABLE = "name a function that Python can import here: FILE.py:score or package.module:score"
 
 
 def check(reference: str) -> str:
@@ -75,23 +76,38 @@ def scores(reference: str, outputs: Mapping[str, Array], targets: Sequence[Targe
     with scratch.folder() as folder:
         file, result = folder / "outputs.npz", folder / "scores.json"
         np.savez(file, *outputs.values())
-        task = ScoreTask(reference, str(file), tuple(outputs), tuple(map(_as_text, targets)), str(result))
-        try:
-            run_limited(
-                workers.command(_WORKER),
-                what=f"the metric {reference}",
-                seconds=_SECONDS + _SECONDS_PER_IMAGE * len(targets),
-                gibibytes=workers.MEMORY_GIB,
-                max_file_bytes=_MAX_RESULT_BYTES,
-                task=serde.encode(task),
-            )
-            answer = serde.read(Scores, result)
-        except (ChildFailed, ChildDied) as error:
-            raise BadInput(str(error), _REMEDY) from error
-        except (OSError, serde.Malformed) as error:
-            raise BadInput(f"the metric {reference} ended without a result", _REMEDY) from error
+        return _run(
+            ScoreTask(reference, str(file), tuple(outputs), tuple(map(_as_text, targets)), str(result)), _REMEDY
+        )
+
+
+def try_import(reference: str) -> None:
+    """Imports the user's function in a child process, and calls nothing.
+
+    Raises BadInput if it cannot be imported within the limits of `scores`.
+    """
+    with scratch.folder() as folder:
+        _run(ScoreTask(reference, "", (), (), str(folder / "scores.json")), _IMPORTABLE)
+
+
+def _run(task: ScoreTask, remedy: str) -> npt.NDArray[np.float64]:
+    """The scores of a task, which a child process carries out; raises BadInput where it has none."""
+    try:
+        run_limited(
+            workers.command(_WORKER),
+            what=f"the metric {task.reference}",
+            seconds=_SECONDS + _SECONDS_PER_IMAGE * len(task.targets),
+            gibibytes=workers.MEMORY_GIB,
+            max_file_bytes=_MAX_RESULT_BYTES,
+            task=serde.encode(task),
+        )
+        answer = serde.read(Scores, Path(task.result))
+    except (ChildFailed, ChildDied) as error:
+        raise BadInput(str(error), remedy) from error
+    except (OSError, serde.Malformed) as error:
+        raise BadInput(f"the metric {task.reference} ended without a result", remedy) from error
     if answer.problem:
-        raise BadInput(f"the metric {reference}: {answer.problem}", _REMEDY)
+        raise BadInput(f"the metric {task.reference}: {answer.problem}", remedy)
     return np.array(answer.scores, np.float64)
 
 

@@ -23,7 +23,7 @@ _LARGEST = 1e100  # figures beyond it have no finite variance
 class ScoreTask:
     """What to score: the function's reference, the .npz file with the outputs in order, their names, and the targets.
 
-    `result` is the file for the scores.
+    `result` is the file for the scores. Without a file of outputs, the function is only imported.
     """
 
     reference: str
@@ -66,9 +66,11 @@ def _score(task: ScoreTask) -> Scores:
     try:
         function = factory.resolve(task.reference)
     except DeployError as error:
-        return Scores(problem=str(error))
+        return Scores(problem=f"it cannot be imported: {error}")
     except BaseException as error:  # the user's code may raise anything, SystemExit too
-        return Scores(problem=f"{task.reference} cannot be imported: {exception_text.describe(error)}")
+        return Scores(problem=f"it cannot be imported: {exception_text.describe(error)}")
+    if not task.outputs:
+        return Scores()
     with np.load(task.outputs) as arrays:
         outputs = {name: arrays[f"arr_{number}"] for number, name in enumerate(task.names)}
     targets = [_target(target) for target in task.targets]

@@ -268,7 +268,13 @@ class ExportOptions:
         bool, Declaration(_CHECKS, "Check parity on four images only; plant no faults and measure no speed.")
     ] = False
     data: Annotated[
-        str | Path | None, Declaration(_CHECKS, "A folder of photographs to use as golden images.", metavar="DIR")
+        str | Path | None,
+        Declaration(
+            _CHECKS,
+            "Photographs to use as golden images: a folder; for several image inputs one sub-folder for each, "
+            "or a CSV file with a column for each.",
+            metavar="DIR|FILE",
+        ),
     ] = None
     golden_inputs: Annotated[
         str | Path | None,
@@ -339,7 +345,7 @@ class ExportOptions:
         float | str | None,
         Declaration(
             _METRIC,
-            "By how much an artifact may be below the source: 0.5pt is 0.005. Without a decision the run fails.",
+            "By how much an artifact may be below the source, in points: 0.5pt. Without a decision the run fails.",
             metavar="N",
             usual="that of the metric",
         ),

@@ -13,7 +13,7 @@ from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.spec import DECODE_OPTION, Decoding, Model, Option, Source, Task
 
-_POINTS = "pt"
+POINTS = "pt"  # the unit of a margin: one is 0.01
 _CHOICES = {
     "boxes": ("xyxy", "xywh", "cxcywh"),
     "activation": ("none", "sigmoid", "softmax"),
@@ -60,9 +60,9 @@ def settle(requested: ExportOptions, model: Model) -> MetricOptions:
         raise BadInput(f"{option} needs images, and none are given", "add --data DIR")
     metric = metric_choice.metric(requested.metric, task)
     digest = (checks.folder(labels) if labels.is_dir() else checks.file(labels)) if labels else None
-    classes = metric_choice.classes(Path(requested.data), labels, task, model)
+    classes = metric_choice.classes(metric.path, Path(requested.data), labels, task, model)
     stated = margin(requested.max_drop)
-    metric_choice.check_margin(stated, metric.path)
+    metric_choice.check_margin(requested.max_drop, stated, metric.path)
     return MetricOptions(task, decoding, metric, digest, stated, classes=classes, asked=_asked(requested))
 
 
@@ -71,18 +71,24 @@ def _asked(requested: ExportOptions) -> tuple[str, ...]:
     return tuple(f"{DECODE_OPTION} {field}" for field in requested.decode or ())
 
 
+def margin_text(value: str) -> str:
+    """The margin as it was written, for its unit counts; raises BadInput unless it is one."""
+    margin(value)
+    return value.strip()
+
+
 def margin(value: float | str | None) -> float | None:
     """The margin as a number: `0.5pt` is 0.005; raises BadInput for anything else."""
     if value is None:
         return None
     text = str(value).strip()
-    number = text.removesuffix(_POINTS).strip()
+    number = text.removesuffix(POINTS).strip()
     try:
-        result = float(number) / (100 if text.endswith(_POINTS) else 1)
+        result = float(number) / (100 if text.endswith(POINTS) else 1)
     except ValueError:
         result = math.nan
     if not (math.isfinite(result) and result > 0):
-        raise BadInput(f"--max-drop {value} is no margin", "write points, --max-drop 0.5pt, or a number above 0: 0.005")
+        raise BadInput(f"--max-drop {value} is no margin", "write points above 0: --max-drop 0.5pt")
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -272,9 +272,19 @@ def _typed(name: str, value: Any) -> None:
     """Raises BadInput unless the value has the declared type; an empty string and a NUL byte make no path."""
     kind = TYPES[name]
     no_path = Path in get_args(kind) and isinstance(value, (str, Path)) and (value == "" or "\0" in str(value))
+    if name == "metric" and callable(value):
+        remedy = f"name its function, which runs in a process of its own: metric={_reference(value)!r}"
+        raise BadInput("metric cannot be a function", remedy)
     if no_path or not option_types.accepts(kind, value):
         shown = exception_text.clean(reprlib.repr(value))
         raise BadInput(f"{name} cannot be {shown}", f"write {name} as {option_types.words(kind)}")
+
+
+def _reference(function: Callable[..., object]) -> str:
+    """The reference of a function in a file, or an example of one."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    name = getattr(function, "__qualname__", "")
+    return f"{file}:{name}" if name.isidentifier() and Path(file).is_file() else "FILE.py:score"
 
 
 def _bounded(name: str, value: float, least: float, most: float | None) -> None:

@@ -61,6 +61,7 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
     """
     _check_ownership(staged.home, recipe)
     artifacts: list[Artifact] = []
+    unchecked = True
     try:
         for index, stage in enumerate(recipe):
             key = _key(stage, job, _inputs(stage, artifacts))
@@ -69,6 +70,7 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
                 artifacts = _move_to_staging(artifacts, staged)
                 artifact = artifact and _take(artifact, staged)
             if artifact is None:
+                unchecked = unchecked and not _check_metric(job, artifacts)
                 _check_resources(recipe[index:], job, artifacts, staged.home)
                 _start_workers(recipe[index:])
                 artifact = _make(stage, job, staged, key, artifacts)
@@ -81,6 +83,16 @@ def iterate(job: Job, recipe: Sequence[Stage], staged: Staging) -> Iterator[Arti
         for stage in recipe:
             if worker := STAGES[stage].worker:
                 process.stop_ahead(workers.command(worker))
+
+
+def _check_metric(job: Job, artifacts: Sequence[Artifact]) -> bool:
+    """Checks what the metric needs once there is golden data, and returns whether there is; raises BadInput."""
+    from deploytool.pipeline import metric_checks  # it imports Pillow, which most commands need not wait for
+
+    sample = next((artifact for artifact in artifacts if artifact.kind is Kind.GOLDEN), None)
+    if sample is not None:
+        metric_checks.check(job, sample)
+    return sample is not None
 
 
 def extend(stage: Stage, options: Options, home: Path) -> Artifact:

@@ -84,6 +84,6 @@ def _dataclass_schema(kind: type, definitions: _Definitions) -> dict[str, Any]:
         "type": "object",
         "description": inspect.cleandoc(kind.__doc__ or "").replace("\n\n", " ").replace("\n", " "),
         "properties": properties,
-        "required": list(properties),
+        "required": [field.name for field in fields(kind) if not field.metadata.get("omitted")],
         "additionalProperties": False,
     }

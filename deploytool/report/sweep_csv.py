@@ -68,6 +68,7 @@ def _row(result: CellResult) -> dict[str, Field]:
         "gpus": "; ".join(machine.gpus) if machine else "",
         "folder": result.folder,
         "sha256": result.digests.get(sweep_figures.shipped(result), ""),
+        **_drop(result),
     }
 
 
@@ -89,6 +90,19 @@ def _error(result: CellResult) -> dict[str, Field]:
         "largest_error_relative": worst.error if worst else None,
         "largest_error_tolerances": worst.tolerances if worst else None,
         "largest_error_file": f"{worst.stage}/{worst.file}" if worst else "",
+    }
+
+
+def _drop(result: CellResult) -> dict[str, Field]:
+    drop = sweep_figures.largest_drop(result)
+    return {
+        "metric": drop.metric if drop else "",
+        "metric_drop": drop.value if drop else None,
+        "metric_drop_low": drop.low if drop else None,
+        "metric_drop_high": drop.high if drop else None,
+        "metric_margin": drop.margin if drop else None,
+        "metric_verdict": drop.verdict.value if drop else "",
+        "metric_file": f"{drop.stage}/{drop.file}" if drop else "",
     }
 
 

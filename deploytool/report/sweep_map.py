@@ -190,6 +190,8 @@ def _single(result: CellResult, home: Path) -> Square:
     figures += [] if size is None else [disk.size(size)]
     figures += [] if worst is None or worst.tolerances is None else [f"error {amount(worst.tolerances)}"]
     figures += [] if same is None else [f"agrees {100 * same:.4g} %"]
+    drop = sweep_figures.largest_drop(result)
+    figures += [] if drop is None else [f"{drop.metric} {0 - drop.value:+.4f}: {drop.verdict}"]
     pending = ""
     if result.pending:
         more = f", {len(result.pending) - 1} more" if len(result.pending) > 1 else ""

@@ -12,19 +12,23 @@ _NONE = "–"
 
 
 def worse_lines(measures: Measures | None) -> tuple[str, ...]:
-    """One line for each artifact that is worse than the source by more than the margin."""
+    """The artifacts that are worse than the source by more than the margin; one line for those of equal figures."""
     return tuple(_lines(measures, Inferiority.WORSE))
 
 
 def undecided_lines(measures: Measures | None) -> tuple[str, ...]:
-    """One line for each artifact for which the images are too few."""
+    """The artifacts for which the images are too few; one line for those of equal figures."""
     return tuple(_lines(measures, Inferiority.NOT_DECIDED))
 
 
 def _lines(measures: Measures | None, verdict: Inferiority) -> Iterator[str]:
+    labels: dict[str, list[str]] = {}
     for artifact in measures.artifacts if measures else ():
         if measures and artifact.measure and artifact.measure.verdict is verdict:
-            yield f"{artifact.label} by {measures.name}: {describe(artifact.measure, measures.margin)}"
+            text = f"by {measures.name}: {describe(artifact.measure, measures.margin)}"
+            labels.setdefault(text, []).append(artifact.label)
+    for text, (*others, last) in labels.items():
+        yield f"{', '.join(others)} and {last} {text}" if others else f"{last} {text}"
 
 
 def describe(measure: Measure, margin: float) -> str:
@@ -34,12 +38,12 @@ def describe(measure: Measure, margin: float) -> str:
 
 
 def verdict_text(measure: Measure) -> str:
-    """The verdict; if it is not decided, how many more images it takes."""
+    """The verdict; if it is not decided, how many more images it takes, with two significant digits."""
     if measure.verdict is not Inferiority.NOT_DECIDED:
         return str(measure.verdict)
     if measure.more is None:
         return f"{measure.verdict}: the difference is as large as the margin"
-    return f"{measure.verdict}: about {measure.more:,} more images needed"
+    return f"{measure.verdict}: about {float(f'{measure.more:.2g}'):,.0f} more images needed"
 
 
 def interval(difference: Difference) -> str:

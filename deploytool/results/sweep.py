@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.spec import Precision, Range, SpeedVerdict, Stage, Status, StrEnum, Verdict
+from deploytool.results.measure import Inferiority
+from deploytool.spec import ADDED, Precision, Range, SpeedVerdict, Stage, Status, StrEnum, Verdict
 
 _FAMILY = "deploytool.sweep/"
 SCHEMA = f"{_FAMILY}1"
@@ -104,6 +105,24 @@ class Closeness:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """By how much one file is below the source by the user's metric, with its 95 % interval, the margin and verdict.
+
+    A negative drop is a gain.
+    """
+
+    stage: Stage
+    file: str
+    runner: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    margin: float
+    verdict: Inferiority
+
+
+@dataclass(frozen=True)
 class Pending:
     """What this machine could not measure or build: the file or target, on which device it can be done, and why."""
 
@@ -142,6 +161,7 @@ class CellResult:
     closeness: tuple[Closeness, ...] = ()
     pending: tuple[Pending, ...] = ()
     shared: tuple[Stage, ...] = ()
+    drops: tuple[Drop, ...] = field(default=(), metadata=ADDED)
 
     @property
     def finished(self) -> bool:

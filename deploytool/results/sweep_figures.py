@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from deploytool.host import side_files
 from deploytool.results.artifact import Kind
-from deploytool.results.sweep import CellResult, Closeness, SpeedUp
+from deploytool.results.measure import Inferiority
+from deploytool.results.sweep import CellResult, Closeness, Drop, SpeedUp
 from deploytool.spec import SpeedVerdict, Stage, Status
 
+_BY_VERDICT = (Inferiority.NOT_WORSE, Inferiority.NOT_DECIDED, Inferiority.WORSE)  # the worst last
 _NOT_MEASURED = "not measured"
 _SHIPPED = (  # what leaves a run, the last that there is
     (Stage.EXPORT, Kind.GRAPH),
@@ -66,3 +68,8 @@ def agreement(result: CellResult) -> float | None:
 def accuracy(result: CellResult) -> float | None:
     """The smallest share of correct labels over all files; None without labels."""
     return min((close.accuracy for close in result.closeness if close.accuracy is not None), default=None)
+
+
+def largest_drop(result: CellResult) -> Drop | None:
+    """The file with the worst verdict by the user's metric, of several the one of the largest drop; None without."""
+    return max(result.drops, key=lambda drop: (_BY_VERDICT.index(drop.verdict), drop.value), default=None)

@@ -13,8 +13,8 @@ from deploytool.data.labels import read as data_labels
 from deploytool.data.labels.labelled_images import LabelledImages
 from deploytool.errors import MissingBackend
 from deploytool.loading.stage_inputs import StageInputs
+from deploytool.metrics import catalog, hardest, label_checks
 from deploytool.metrics import evaluator as metrics_evaluator
-from deploytool.metrics import hardest
 from deploytool.metrics.evaluator import Answers, Evaluator
 from deploytool.metrics.hardest import Difference
 from deploytool.parity import checks
@@ -22,7 +22,7 @@ from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.artifact import Notes
 from deploytool.results.measure import MeasuredArtifact, Measures
-from deploytool.spec import Job, Model, Range, Stage, Status
+from deploytool.spec import Job, Model, Range, Stage, Status, Task
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -34,8 +34,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     assert options.data is not None
     assert options.metric is not None
     batches.check_input(definition)
-    labels = Path(options.labels.path) if options.labels else None
-    labelled = data_labels.read(Path(options.data.path), labels, definition.task, definition.classes)
+    labelled = data_labels.of_run(options, definition)
     evaluator = metrics_evaluator.choose(options.metric.path, definition, labelled)
     margin = evaluator.margin if options.max_drop is None else options.max_drop
     artifacts, source, differences = _measure(job, inputs, labelled, evaluator, margin)
@@ -46,18 +45,25 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         stated=options.max_drop is not None,
         data=options.data.path,
         images=len(labelled.paths),
-        source=source,
+        source=evaluator.value(source),
         artifacts=artifacts,
-        hardest=tuple(hardest.write(out.parent, differences, labelled.paths, definition)),
+        hardest=tuple(hardest.write(out.parent, differences, labelled.items, definition)),
     )
     out.write_text(serde.text(result), encoding="utf-8")
-    return {"images": result.images}
+    return {"images": result.images, "remarks": [*_remarks(result.metric, definition, labelled, source)]}
+
+
+def _remarks(metric: str, model: Model, labelled: LabelledImages, source: Answers) -> list[str]:
+    """What the labels leave open for a metric; nothing for a function of the user."""
+    if metric not in catalog.METRICS or model.task is not Task.DETECT:
+        return []
+    return label_checks.class_remarks(model, labelled, source.answers)
 
 
 def _measure(
     job: Job, inputs: StageInputs, labelled: LabelledImages, evaluator: Evaluator, margin: float
-) -> tuple[tuple[MeasuredArtifact, ...], float, list[Difference]]:
-    """The measure of every artifact, the value of the source, and the images on which they differ most."""
+) -> tuple[tuple[MeasuredArtifact, ...], Answers, list[Difference]]:
+    """The measure of every artifact, the answers of the source, and the images on which they differ most."""
     device = eager.devices()[-1]
     steps = checks.graph_comparisons(device, job, inputs) + checks.fp16_comparisons(inputs)
     steps = [step for step in steps + checks.engine_comparisons(inputs) if not step.exact]
@@ -78,20 +84,20 @@ def _measure(
             except MissingBackend as error:
                 artifact = replace(artifact, status=Status.UNAVAILABLE, reason=str(error))
         measured.append(artifact)
-    return tuple(measured), evaluator.value(source), differences
+    return tuple(measured), source, differences
 
 
 class _Series:
-    """The labelled images, which are given to one artifact after the other; tells how many were."""
+    """The labelled items, which are given to one artifact after the other; tells how many were."""
 
     def __init__(self, job: Job, model: Model, labelled: LabelledImages, artifacts: int) -> None:
-        self._job, self._model, self._paths = job, model, labelled.paths
+        self._job, self._model, self._items = job, model, labelled.items
         self._done, self._total = 0, artifacts * len(labelled.paths)
 
     def answers(self, session: Session, evaluator: Evaluator, limits: Range, step: PlannedComparison | None) -> Answers:
         """The answers of a session to all images, in batches within the limits."""
         record = evaluator.record()
-        for batch in batches.read(self._model, self._paths, self._job.options.sizes):
+        for batch in batches.read(self._model, self._items, self._job.options.sizes):
             inputs = checks.cast_inputs(step, batch.inputs, self._job) if step else batch.inputs
             record.add(replay(session, inputs, limits), batch)
             self._done += len(batch.indices)

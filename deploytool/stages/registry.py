@@ -101,9 +101,9 @@ STAGES: Mapping[Stage, Contract] = {
         (Kind.GRAPH, Kind.GOLDEN),
         Kind.GRAPH,
         ("rewrite", "rewrite_implied", "runner", "batch", "sizes", "targets", "tolerance"),
-        ("onnx", *_ORT, *DISTRIBUTIONS),
+        ("onnx", *_ORT, "openvino", *DISTRIBUTIONS),
         uses_device=True,
-        copies=2,  # the graph, and the one for engines if it differs
+        copies=3,  # the graph, and those for engines and for OpenVINO if they differ
         packages=("backends", "benchmark", "data", "loading", "parity", "precision", "rewrites", "targets.py"),
     ),
     Stage.FP16: Contract(
@@ -118,7 +118,7 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.KNOWN_ISSUES: Contract(
         (Kind.GOLDEN, Kind.GRAPH),
         Kind.PROBES,
-        ("runner",),
+        ("batch", "runner"),
         ("onnx", *_ORT),
         packages=("backends", "data", "known_issues", "loading", "parity", "rewrites"),
     ),

@@ -98,6 +98,7 @@ def _export(cell: Cell, job: Job, options: ExportOptions) -> CellResult:
         speeds=summary.speeds(run.report),
         closeness=summary.closeness(run.report),
         pending=summary.pending(run.report),
+        drops=summary.drops(run.report),
         shared=tuple(artifact.made_by for artifact in run.artifacts if not artifact.fresh),
     )
 

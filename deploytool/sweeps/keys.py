@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from deploytool import serde
+from deploytool.data import items
 from deploytool.errors import BadInput, DeployError
 from deploytool.host import machine
 from deploytool.loading import factory
@@ -56,6 +57,8 @@ def input_paths(model: str, options: ExportOptions) -> Iterator[Path]:
     for value in (options.weights, options.data, options.labels, options.golden_inputs, options.cases):
         if value is not None:
             yield Path(value)
+    if options.data is not None and items.is_table(Path(options.data)):
+        yield from items.files(Path(options.data))[1:]
     if options.metric and ":" in options.metric:
         yield from factory.source_files(options.metric)
     if isinstance(options.classes, (str, Path)) and options.classes:

@@ -10,7 +10,7 @@ from deploytool.errors import DeployError
 from deploytool.host import machine
 from deploytool.results import verdict
 from deploytool.results.report import Comparison, Report
-from deploytool.results.sweep import Closeness, Machine, Pending, SpeedUp
+from deploytool.results.sweep import Closeness, Drop, Machine, Pending, SpeedUp
 from deploytool.spec import Status, TargetPlan, Verdict
 
 
@@ -67,6 +67,26 @@ def _closeness(comparison: Comparison) -> Closeness:
         top1_high=agreement.high if agreement else None,
         accuracy=accuracy.artifact if accuracy else None,
         source_accuracy=accuracy.source if accuracy else None,
+    )
+
+
+def drops(report: Report) -> tuple[Drop, ...]:
+    """The drop of every file that the user's metric was measured for; none without a metric."""
+    measures = report.measures
+    return tuple(
+        Drop(
+            artifact.stage,
+            artifact.file,
+            artifact.runner,
+            measures.name,
+            -measure.difference.value,
+            -measure.difference.high,
+            -measure.difference.low,
+            measures.margin,
+            measure.verdict,
+        )
+        for artifact in (measures.artifacts if measures else ())
+        if measures and (measure := artifact.measure)
     )
 
 

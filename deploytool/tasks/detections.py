@@ -48,6 +48,18 @@ def decode(outputs: Mapping[str, Array], how: Decoding, size: tuple[int, int]) -
     return [_of_image(corners[image], scores[image], classes[image], how) for image in range(len(corners))]
 
 
+def class_count(outputs: Mapping[str, Array], how: Decoding) -> int | None:
+    """The number of classes that are objects, by the scores of a box; None for outputs that give indices of classes.
+
+    Raises BadInput where no layout of outputs fits.
+    """
+    found = layouts.recognise(outputs)
+    if found.layout in (Layout.ROWS, Layout.JOINED):
+        return None
+    _, scores, _ = _values({name: array[:1] for name, array in outputs.items()}, found, how)
+    return int(scores.shape[-1])
+
+
 def _values(outputs: Mapping[str, Array], found: Found, how: Decoding) -> tuple[Floats, Floats, Floats]:
     """Boxes (B, N, 4) in their format, scores (B, N, C) from 0 to 1, and the class of each score (B, N, C)."""
     first, second = outputs[found.boxes], outputs[found.scores]

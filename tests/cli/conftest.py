@@ -13,7 +13,7 @@ import pytest
 from deploytool.cli import app
 from deploytool.device import __main__ as device_main
 from tests.cli import hostile
-from tests.conftest import ROOT, Command
+from tests.conftest import PYTHONPATH, Command
 
 OutputOf = Callable[..., str]
 
@@ -24,7 +24,7 @@ def device_cli(tmp_path: Path) -> Command:
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploytool.device", *arguments]
-        settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        settings = {**os.environ, "PYTHONPATH": PYTHONPATH, **environment}
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
 
     return call

@@ -64,7 +64,7 @@ SAMPLES: dict[str, tuple[tuple[str, ...], str, Any]] = {
     "task": (("--task", "detect"), 'task = "detect"', "detect"),
     "labels": (("--labels", "/l.csv"), 'labels = "/l.csv"', Path("/l.csv")),
     "metric": (("--metric", "m.py:score"), 'metric = "m.py:score"', "m.py:score"),
-    "max_drop": (("--max-drop", "0.5pt"), 'max-drop = "0.5pt"', 0.005),
+    "max_drop": (("--max-drop", "0.5pt"), 'max-drop = "0.5pt"', "0.5pt"),
     "decode": (("--decode", "nms=0.5"), 'decode = "nms=0.5"', {"nms": 0.5}),
     "classes": (("--classes", "/names"), 'classes = "/names"', Path("/names")),
     "pack": (("--pack",), "pack = true", True),

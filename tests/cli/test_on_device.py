@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 
 Device = Callable[..., subprocess.CompletedProcess[str]]
 _BARE = """
@@ -32,7 +32,7 @@ def device(tmp_path: Path) -> Device:
     (tmp_path / "bare" / "sitecustomize.py").write_text(_BARE)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        settings = {**os.environ, "PYTHONPATH": f"{tmp_path / 'bare'}{os.pathsep}{ROOT}"}
+        settings = {**os.environ, "PYTHONPATH": f"{tmp_path / 'bare'}{os.pathsep}{PYTHONPATH}"}
         command = [sys.executable, "-m", "deploytool", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
 

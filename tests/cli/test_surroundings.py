@@ -18,7 +18,7 @@ import pytest
 import deploytool
 from deploytool.errors import BadInput
 from deploytool.transfer import auth
-from tests.conftest import ROOT, TINY
+from tests.conftest import PYTHONPATH, ROOT, TINY
 from tests.transfer import small
 
 HOST, DEVICE = f"{sys.executable} -m deploytool", f"{sys.executable} -m deploytool.device"
@@ -47,7 +47,7 @@ def run_in(script: str, command: str, folder: Path, **paths: Path) -> subprocess
     """Runs a command inside a shell script, in a folder; `paths` replace words of the command."""
     for name, path in paths.items():
         command = command.replace(name, shlex.quote(str(path)))
-    settings = {**os.environ, "PYTHONPATH": str(ROOT), "T": str(folder)}
+    settings = {**os.environ, "PYTHONPATH": PYTHONPATH, "T": str(folder)}
     shell = ["bash", "-c", script.replace("COMMAND", command)]
     return subprocess.run(shell, cwd=folder, env=settings, capture_output=True, text=True, check=False)
 

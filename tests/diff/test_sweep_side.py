@@ -56,6 +56,14 @@ def test_a_sweep_has_the_figures_of_its_cells(sweep: Sweep, tmp_path: Path) -> N
     assert side.states[SLOW] == "passed"
 
 
+def test_the_drop_of_a_cell_has_a_budget(sweep: Sweep, tmp_path: Path) -> None:
+    name = sweep.cells[0].cell.name
+    worse = replace(sweep, cells=(replace(sweep.cells[0], drops=sweeps.DROPS), *sweep.cells[1:]))
+    side = read(worse, tmp_path)
+    assert {cell: value.value for cell, value in side.figures["drop"].items()} == {name: 0.02}
+    assert judged("drop>1.5pt", side, side).outcome is Outcome.OVER
+
+
 def test_equal_sweeps_do_not_differ(sweep: Sweep, tmp_path: Path) -> None:
     a, b = read(sweep, tmp_path / "a"), read(sweep, tmp_path / "b")
     assert compare(a, b).empty

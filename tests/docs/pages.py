@@ -20,7 +20,7 @@ REASONS = (  # what excuses a block from being run; a new excuse has to be writt
     "needs an OCI registry and an ssh server",
     "needs Triton Inference Server",
 )
-LANGUAGES = ("sh", "console", "python", "toml", "text")
+LANGUAGES = ("sh", "console", "python", "toml", "text", "yaml")
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# ([\w.-]+\.(?:py|toml))\n")
 _NUMBER = re.compile(r"[0-9a-f]{12,}|[+-]?\d[\d.,]*(?:e[+-]?\d+)?")

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from deploytool.host import machine
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 from tests.docs.pages import Block, blocks, runnable, same
 from tests.training.conftest import noise_images, write_cifar
 
@@ -73,7 +73,7 @@ def shortened(command: str) -> str:
 def settings(programs: Path) -> dict[str, str]:
     """The environment of a reader who has installed deploytool."""
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
+    return {**os.environ, "PATH": path, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", "NO_COLOR": "1"}
 
 
 def install(programs: Path) -> None:

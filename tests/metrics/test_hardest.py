@@ -36,7 +36,7 @@ def test_the_source_is_on_the_left_and_the_artifact_on_the_right(tmp_path: Path)
     none = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
     differences = [hardest.Difference(0, "fp16", 1.0, 0.0, box, none)]
     model = Model("m", "m.py:m", task=Task.DETECT, classes=("cat", "dog"))
-    (written,) = hardest.write(tmp_path, differences, [tmp_path / "a.png"], model)
+    (written,) = hardest.write(tmp_path, differences, [[tmp_path / "a.png"]], model)
     assert (written.image, written.artifact, written.score, written.source) == ("a.png", "fp16", 1.0, 0.0)
     with Image.open(tmp_path / written.picture) as opened:
         drawn = np.array(opened).astype(int)
@@ -48,6 +48,21 @@ def test_the_source_is_on_the_left_and_the_artifact_on_the_right(tmp_path: Path)
 def test_an_answer_that_cannot_be_drawn_leaves_the_image_as_it_is(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 1000), "grey").save(tmp_path / "a.png")
     differences = [hardest.Difference(0, "fp16", 1.0, 0.0, None, None)]
-    (written,) = hardest.write(tmp_path, differences, [tmp_path / "a.png"], Model("m", "m.py:m"))
+    (written,) = hardest.write(tmp_path, differences, [[tmp_path / "a.png"]], Model("m", "m.py:m"))
     with Image.open(tmp_path / written.picture) as opened:
         assert opened.size == (2 * 480 + 8, 240)
+
+
+def test_the_images_of_further_inputs_are_on_the_right(tmp_path: Path) -> None:
+    for name, size, colour in (("left", (40, 30), "grey"), ("right", (20, 50), "black")):
+        Image.new("RGB", size, colour).save(tmp_path / f"{name}.png")
+    differences = [hardest.Difference(0, "fp16", 1.0, 0.0, None, None)]
+    items = [[tmp_path / "left.png", tmp_path / "right.png"]]
+    (written,) = hardest.write(tmp_path, differences, items, Model("m", "m.py:m"))
+    assert written.image == "left.png"
+    with Image.open(tmp_path / written.picture) as opened:
+        drawn = np.array(opened)[..., 0]
+    assert drawn.shape == (50, 40 + 8 + 40 + 8 + 20)
+    assert [set(drawn[:30, start : start + 40].ravel()) for start in (0, 48)] == [{128}, {128}]
+    assert (drawn[:, 96:] == 0).all()
+    assert (drawn[30:, :96] == 255).all()

@@ -38,7 +38,23 @@ def test_twelve_images_without_a_difference_prove_nothing() -> None:
     assert found.verdict is Inferiority.NOT_DECIDED
     assert found.difference.value == 0
     assert found.more is not None
-    assert 700 < found.more < 4000  # 737 if all agree, more if one in a thousand does not
+    assert 700 < found.more < 800  # 737 if all further ones agree
+
+
+@pytest.mark.parametrize(("images", "margin"), [(30, 0.005), (360, 0.005), (100, 0.01), (12, 0.2)])
+@pytest.mark.parametrize("apart", [0.0, 0.0001])
+def test_without_a_difference_the_forecast_is_what_the_exact_interval_takes(
+    images: int, margin: float, apart: float
+) -> None:
+    least = next(total for total in range(images, 2000) if clopper_pearson(0, total) < margin)
+    source = np.random.default_rng(images).uniform(0.4, 0.6, 2000)
+    artifact = source + apart * np.tile([1, -1], 1000)
+    found = inferiority.measure(artifact[:images], source[:images], margin, span=1.0)
+    assert found.more is not None
+    total = images + found.more
+    assert least <= total <= 1.05 * least + 1
+    decided = [inferiority.measure(artifact[:total], source[:total], margin, 1.0, seed).verdict for seed in range(20)]
+    assert decided.count(Inferiority.NOT_WORSE) >= 12  # 80 % are aimed at: the interval is drawn
 
 
 @pytest.mark.parametrize(("images", "verdict"), [(650, Inferiority.NOT_DECIDED), (850, Inferiority.NOT_WORSE)])

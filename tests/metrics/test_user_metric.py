@@ -88,6 +88,23 @@ def test_a_metric_that_hangs_is_stopped(metric: Path, monkeypatch: pytest.Monkey
         user_metric.scores(f"{metric}:score", OUTPUTS, [0, 1, 2])
 
 
+def test_importing_a_metric_calls_nothing_and_is_limited(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric.write_text("def score(outputs, targets):\n    raise ValueError\n")
+    user_metric.try_import(f"{metric}:score")
+    for code, problem in {
+        "import no_such_module": "it cannot be imported: .*No module named 'no_such_module'",
+        "raise SystemExit(0)": "it cannot be imported: SystemExit",
+    }.items():
+        metric.write_text(f"{code}\ndef score(outputs, targets): ...\n")
+        with pytest.raises(BadInput, match=problem) as refused:
+            user_metric.try_import(f"{metric}:score")
+        assert refused.value.remedy.startswith("name a function that Python can import here")
+    monkeypatch.setattr(user_metric, "_SECONDS", 1.0)
+    metric.write_text("import time\ntime.sleep(1000)\ndef score(outputs, targets): ...\n")
+    with pytest.raises(BadInput, match="was stopped after 1 s"):
+        user_metric.try_import(f"{metric}:score")
+
+
 def test_a_metric_that_eats_memory_is_stopped(metric: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "MEMORY_GIB", 1.0)
     metric.write_text("import numpy as np\ndef score(outputs, targets):\n    return np.ones(1 << 32)\n")

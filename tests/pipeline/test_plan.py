@@ -11,6 +11,7 @@ from PIL import Image
 
 from deploytool.errors import BadInput, ResourceExhausted
 from deploytool.host import memory
+from deploytool.pipeline import metric_options
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
 from deploytool.spec import Model, Options, Precision, Range, Source, Tensor
@@ -87,9 +88,54 @@ def test_the_metric_reaches_the_stages_with_labels_and_margin(tmp_path: Path) ->
     assert options.labels is not None
     assert (options.metric.path, options.labels.path, options.max_drop) == (reference, str(tmp_path / "l.csv"), 0.005)
     assert len(options.metric.digest) == len(options.labels.digest) == 64
-    usual = plan_export(TINY, ExportOptions(data=tmp_path / "images", task="classify", max_drop=0.1)).options
+    usual = plan_export(TINY, ExportOptions(data=tmp_path / "images", task="classify", max_drop="10pt")).options
     assert usual.metric == Source("top1", "")
     assert plan_export(TINY, ExportOptions(data=tmp_path / "images")).options.metric is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "max_drop", "remedy"),
+    [
+        ("top1", "0.5", "write --max-drop 0.5pt for 0.5 points, or 50pt"),
+        ("top1", 0.005, "write --max-drop 0.005pt for 0.005 points, or 0.5pt"),
+        ("top1", "100pt", "write points with their unit: --max-drop 0.5pt"),
+        ("top1", "0.5 pt", None),
+        ("cosine", 0.01, None),
+        ("m.py:score", "0.5", None),
+    ],
+)
+def test_a_margin_in_percent_needs_its_unit(
+    metric: str, max_drop: float | str, remedy: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/cat/a.png", "images/dog/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "m.py").write_text("def score(outputs, targets): return [1.0] * len(targets)\n")
+    stated = ExportOptions(data=Path("images"), metric=metric, max_drop=max_drop)
+    if remedy is None:
+        assert plan_export(TINY, stated).options.max_drop == metric_options.margin(max_drop)
+        return
+    with pytest.raises(BadInput) as refused:
+        plan_export(TINY, stated)
+    assert refused.value.remedy == remedy
+
+
+def test_a_function_as_metric_is_told_to_be_named() -> None:
+    def inner(outputs: object, targets: object) -> object:
+        return outputs
+
+    for function, named in ((score, f"metric={f'{__file__}:score'!r}"), (inner, "metric='FILE.py:score'")):
+        given: Any = function
+        with pytest.raises(BadInput) as refused:
+            plan_export(TINY, ExportOptions(metric=given))
+        assert "name its function" in refused.value.remedy
+        assert named in refused.value.remedy
+        assert "0x" not in str(refused.value)
+
+
+def score(outputs: object, targets: object) -> object:
+    return outputs
 
 
 @pytest.mark.parametrize(

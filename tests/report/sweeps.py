@@ -10,7 +10,8 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.results import sweep as sweeps
 from deploytool.results.artifact import PAGE
-from deploytool.results.sweep import Cell, CellResult, CellState, Closeness, Machine, Pending, SpeedUp, Sweep
+from deploytool.results.measure import Inferiority
+from deploytool.results.sweep import Cell, CellResult, CellState, Closeness, Drop, Machine, Pending, SpeedUp, Sweep
 from deploytool.spec import Precision, Range, SpeedVerdict, Stage, Status, Verdict
 
 START = 1_780_000_000.0
@@ -23,6 +24,12 @@ MACHINES = (Machine("alpha", "AMD EPYC 7763", ("NVIDIA L4",)), Machine("beta", "
 PROBLEMS = (
     ("torch.export cannot follow a branch on data in model.py:41", "rewrite it with torch.where", 7),
     ("fp16/model.onnx against FP64: the largest error is 3.1e-02", "repeat the command with --keep-fp32 auto", 3),
+)
+
+DROPS = (  # the worst verdict in the middle, and beside it a larger drop that is not decided
+    Drop(Stage.REWRITE, "model.onnx", "onnxruntime", "map", 0.0, -0.01, 0.01, 0.005, Inferiority.NOT_DECIDED),
+    Drop(Stage.FP16, "model.onnx", "onnxruntime", "map", 0.02, 0.01, 0.03, 0.005, Inferiority.WORSE),
+    Drop(Stage.BUILD, "model.plan", "tensorrt", "map", 0.04, -0.01, 0.09, 0.005, Inferiority.NOT_DECIDED),
 )
 
 

@@ -24,6 +24,8 @@ COLUMNS = (
     *("size_bytes", "size_file", "largest_error_relative", "largest_error_tolerances", "largest_error_file"),
     *("same_class_share", "accuracy_share", "timed", "duration_s", "started_utc", "ended_utc"),
     *("machine", "processor", "gpus", "folder", "sha256"),
+    *("metric", "metric_drop", "metric_drop_low", "metric_drop_high", "metric_margin", "metric_verdict"),
+    "metric_file",
 )
 NUMBERS = {"exit_code", "duration_s"} | {name for name in COLUMNS if name.endswith(("_ratio", "_low", "_ms", "_bytes"))}
 
@@ -51,6 +53,14 @@ def test_every_cell_is_a_row_with_its_figures() -> None:
         else:
             assert row["speedup_ratio"] == row["size_bytes"] == ""
             assert row["problem"] == each.problem
+
+
+def test_the_drop_by_the_metric_of_the_user_is_the_worst_of_a_cell() -> None:
+    cell = sweeps.passed(Cell("a", "m"), Random(0))
+    (row,) = rows(replace(cell, drops=sweeps.DROPS))
+    assert [row[name] for name in COLUMNS[-7:]] == ["map", "0.02", "0.01", "0.03", "0.005", "worse", "fp16/model.onnx"]
+    (without,) = rows(cell)
+    assert not any(without[name] for name in COLUMNS[-7:])
 
 
 def test_times_are_utc_and_a_batch_is_what_the_option_takes() -> None:

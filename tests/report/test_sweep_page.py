@@ -61,6 +61,15 @@ def test_every_cell_is_a_square_with_its_figures(tmp_path: Path) -> None:
             assert bool(square.pending) == (result.cell.target in ("orin", "h100"))
 
 
+def test_a_square_has_the_drop_by_the_metric_of_the_user(tmp_path: Path) -> None:
+    cell = sweeps.passed(sweeps.cells(1)[0], Random(0))
+    for drops, shown in ((sweeps.DROPS, "map -0.0200: worse"), (sweeps.DROPS[:1], "map +0.0000: not decided")):
+        (square,) = squares(sweeps.of([replace(cell, drops=drops)]), tmp_path)
+        assert square.figures[-1] == shown
+    (square,) = squares(sweeps.of([cell]), tmp_path)
+    assert not any("map" in figure for figure in square.figures)
+
+
 def test_the_sections_are_in_order_and_references_resolve(tmp_path: Path) -> None:
     page = read(hundred(), sweeps.store(tmp_path, hundred()))
     assert [name for name in ids(page) if name in SECTIONS] == SECTIONS

@@ -7,7 +7,8 @@ import pytest
 from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.results import sweep
-from deploytool.results.sweep import Cell, CellResult, CellState, Closeness, Machine, Pending, SpeedUp, Sweep
+from deploytool.results.measure import Inferiority
+from deploytool.results.sweep import Cell, CellResult, CellState, Closeness, Drop, Machine, Pending, SpeedUp, Sweep
 from deploytool.spec import Precision, Range, SpeedVerdict, Stage, Status, Verdict
 
 CELL = Cell("tiny-fp16-orin", "tiny", "w.pth", Precision.FP16, "dynamo", "orin", Range(1, 4, 8), "photos", quick=False)
@@ -34,6 +35,7 @@ RESULT = CellResult(
     closeness=(CLOSENESS,),
     pending=(Pending("model.plan", "orin", "built, not run", "no GPU"),),
     shared=(Stage.LOAD, Stage.GOLDEN),
+    drops=(Drop(Stage.FP16, "model.onnx", "", "top1", 0.01, 0.0, 0.02, 0.005, Inferiority.NOT_DECIDED),),
 )
 SWEEP = Sweep(sweep.SCHEMA, {"torch": "2"}, {"seed": 0}, (RESULT,), 1.0)
 

@@ -23,7 +23,7 @@ from deploytool.device.verify import VerifyOptions
 from deploytool.errors import DeployError, Refused, Unreachable
 from deploytool.transfer import addresses, ssh
 from deploytool.transfer.ssh import ShipResult, SshTarget
-from tests.conftest import ROOT, Command
+from tests.conftest import PYTHONPATH, ROOT, Command
 from tests.device.keys import keys
 from tests.transfer import servers, small
 from tests.transfer.servers import Proxy, Sshd
@@ -199,7 +199,7 @@ def test_the_install_on_the_device_requires_the_signature(device: Sshd, tmp_path
     )
     sign.sign(folder, private)
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{PYTHONPATH}"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     to, connection = addresses.parse_device(f"device:{home}"), SshTarget(None, None, device.config, str(python))
     with pytest.raises(Refused, match="is not by the key"):
@@ -329,7 +329,7 @@ def test_ship_installs_and_reports_the_backend(
     device: Sshd, tmp_path: Path, home: Path, packed: Path, deploytool: Command
 ) -> None:
     python = tmp_path / "python with deploytool"
-    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}"\nexec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{PYTHONPATH}"\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     arguments = ("--ssh-config", str(device.config), "--identity", str(device.key), "--python", str(python))
     done = deploytool("ship", str(packed), f"device:{home}", "--port", str(device.port), *arguments)
