@@ -9,7 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,8 @@ def _written(value: Any) -> Iterator[tuple[str, Any]]:
     """The fields of a dataclass that are encoded."""
     for field in fields(value):
         item = getattr(value, field.name)
-        if not (field.metadata.get("omitted") and item == field.default):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if not (field.metadata.get("omitted") and item == default):
             yield field.name, item
 
 
