@@ -1,0 +1,45 @@
+"""Finds the layers to keep out of INT8, judged by the decisions of the graph on calibration cases.
+
+These are not the cases that the result is judged by: a choice made on those would flatter it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from deploytool.data.golden import Arrays
+from deploytool.precision.int8 import keep_search, macs, quantize, selection
+from deploytool.precision.int8.forms import Form
+from deploytool.precision.int8.selection import Selected
+from deploytool.precision.search import Evaluation, Kept, SearchResult
+
+_FEW = 8  # cases for the sensitivity of a layer: the order counts, not the numbers
+
+Disagreement = Callable[[Sequence[Arrays], Sequence[Arrays]], float]  # of outputs for cases, from 0 to 1
+
+
+def find(
+    chosen: Selected, form: Form, cases: Sequence[Arrays], disagreement: Disagreement, margin: float
+) -> SearchResult:
+    """The fewest layers to keep so that decisions on the cases differ from those of FP32 by no more than the margin.
+
+    `chosen` says which graph is quantised, and by which method. None in the result if it fails with all layers kept.
+    """
+    base, ranges = chosen.base, chosen.base.table.ranges(chosen.trial.method, symmetric=form is Form.TENSORRT)
+    layers, expected = quantize.candidates(base.graph, form), selection.outputs(base.graph, cases)
+
+    def answers(kept: Kept, count: int) -> list[Arrays]:
+        graph = base.graph if kept.issuperset(layers) else quantize.quantize(base.graph, ranges, form, kept)
+        return selection.outputs(graph, cases[:count])
+
+    def error(kept: Kept) -> float:
+        return selection.error(answers(kept, _FEW), expected[:_FEW])
+
+    def judge(kept: Kept) -> Evaluation:
+        got = answers(kept, len(cases))
+        share = disagreement(got, expected)
+        return Evaluation(share <= margin, share)
+
+    if judge(Kept()).holds:
+        return SearchResult(Kept(), 1)
+    return keep_search.fewest_layers(layers, judge, keep_search.sensitivities(layers, error), macs.count(base.graph))

@@ -1,0 +1,79 @@
+"""The search for layers to keep out of INT8, on a graph in which one layer reads a tensor with an outlier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from deploytool.data.golden import Arrays
+from deploytool.precision.int8 import auto_keep, calibration, quantize
+from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
+from deploytool.precision.int8.calibration import Method
+from deploytool.precision.int8.forms import Form
+from deploytool.precision.int8.selection import Selected, Trial
+
+CHANNELS, FORM = 8, Form.U8S8
+
+
+def graph() -> onnx.ModelProto:
+    """Three convolutions; the first makes one channel 1,000 times as large as the others, the second ignores it."""
+    rng = np.random.default_rng(0)
+    first, second, third = (rng.normal(size=(CHANNELS, CHANNELS, 1, 1)).astype(np.float32) for _ in range(3))
+    first[0] *= 1000
+    second[:, 0] = 0
+    weights = [
+        numpy_helper.from_array(array, name)
+        for name, array in zip(("w1", "w2", "w3"), (first, second, third), strict=True)
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], "second"),
+        helper.make_node("Relu", ["c"], ["d"], "relu_2"),
+        helper.make_node("Conv", ["d", "w3"], ["e"], "third"),
+        helper.make_node("ReduceMean", ["e", "axes"], ["y"], "mean", keepdims=0),
+    ]
+    weights.append(numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", CHANNELS, 4, 4])
+    scores = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", CHANNELS])
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [scores], weights), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    made.ir_version = 9
+    return made
+
+
+def cases(count: int, seed: int) -> list[Arrays]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.normal(size=(1, CHANNELS, 4, 4)).astype(np.float32)} for _ in range(count)]
+
+
+def chosen() -> Selected:
+    made = graph()
+    table = calibration.collect(made, quantize.activations(made, FORM), cases(32, 1))
+    quantized = quantize.quantize(made, table.ranges(Method.MIN_MAX, symmetric=False), FORM)
+    return Selected(quantized, CalibratedGraph(made, table), Trial(Method.MIN_MAX, False, False, 0.0), ())
+
+
+def disagreement(got: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
+    return float(np.mean([a["y"].argmax() != b["y"].argmax() for a, b in zip(got, expected, strict=True)]))
+
+
+def test_the_layer_that_reads_the_outlier_is_kept() -> None:
+    found = auto_keep.find(chosen(), FORM, cases(64, 2), disagreement, margin=0.1)
+    assert found.kept is not None
+    assert "second" in found.kept
+    assert len(found.kept) < 3
+    assert found.evaluations > 1
+
+
+def test_nothing_is_kept_where_nothing_is_lost() -> None:
+    assert auto_keep.find(chosen(), FORM, cases(64, 2), disagreement, margin=1.0).kept == frozenset()
+
+
+def test_there_may_be_no_set() -> None:
+    found = auto_keep.find(chosen(), FORM, cases(16, 2), lambda got, expected: 1.0, margin=0.5)
+    assert found.kept is None
