@@ -16,8 +16,9 @@ from deploytool.data.golden import Arrays
 from deploytool.data.labels import masks
 from deploytool.data.labels.labelled_images import LabelledImages, Target
 from deploytool.data.placement import UNSEEN
-from deploytool.metrics import answers, catalog, inferiority, user_metric
-from deploytool.results.measure import Measure
+from deploytool.loading import output_task
+from deploytool.metrics import answers, catalog, decisions, inferiority, user_metric
+from deploytool.results.measure import AGREEMENT, Measure
 from deploytool.spec import Model, Task
 
 Floats = npt.NDArray[np.float64]
@@ -61,6 +62,8 @@ class Evaluator(Protocol):
 
 def choose(metric: str, model: Model, labelled: LabelledImages) -> Evaluator:
     """The evaluator of a metric, by its name or by the reference of the user's function."""
+    if metric == AGREEMENT:
+        return _DecisionEvaluator(model)
     if metric in catalog.METRICS:
         return _ReadyEvaluator(metric, model, labelled)
     return _UserEvaluator(metric, labelled)
@@ -142,6 +145,30 @@ class _ReadyEvaluator:
 
     def measure(self, artifact: Answers, source: Answers, margin: float, seed: int) -> Measure:
         return catalog.measure(self._name, artifact.answers, source.answers, self._targets, margin, seed=seed)
+
+
+class _DecisionEvaluator:
+    """The agreement with the decisions of the source, whose answers come first."""
+
+    margin = decisions.MARGIN
+
+    def __init__(self, model: Model) -> None:
+        self._task, self._model = output_task.decides(model), model
+        self._source: Sequence[Any] | None = None
+
+    def record(self) -> Record:
+        return _ReadyRecord(partial(answers.read, self._task, self._model), self._finished)
+
+    def _finished(self, given: Sequence[Any]) -> Answers:
+        if self._source is None:
+            self._source = given
+        return Answers(given, decisions.agreement(self._task, given, self._source))
+
+    def value(self, answers: Answers) -> float:
+        return float(answers.figures.mean())
+
+    def measure(self, artifact: Answers, source: Answers, margin: float, seed: int) -> Measure:
+        return decisions.measure(self._task, artifact.answers, source.answers, margin, seed)
 
 
 class _ReadyRecord:

@@ -1,0 +1,167 @@
+"""Makes the INT8 graphs: one for CPUs, and one for engines, which is strongly typed with FP16 outside INT8."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from deploytool import serde
+from deploytool.backends import openvino
+from deploytool.data import batches, calibration
+from deploytool.data.golden import Arrays
+from deploytool.errors import StageFailed
+from deploytool.exporters import name_scopes
+from deploytool.host import machine
+from deploytool.loading import output_task, weights_file
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.metrics import answers, decisions
+from deploytool.parity import quantization
+from deploytool.precision import conversion
+from deploytool.precision.int8 import (
+    auto_keep,
+    calibrated_graphs,
+    calibration_checks,
+    executed,
+    macs,
+    quantize,
+    selection,
+)
+from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
+from deploytool.precision.int8.calibration_fault import SENTENCES
+from deploytool.precision.int8.forms import Form
+from deploytool.precision.int8.selection import Selected
+from deploytool.results.artifact import ENGINE_GRAPH, ENGINE_RANGES, Kind, Notes, engine_graph
+from deploytool.results.int8 import Int8, Int8Graph
+from deploytool.results.quantization import QuantizedTensor
+from deploytool.rewrites.graph import storage
+from deploytool.spec import AUTO, Job, Model, Stage, Task
+
+_LISTED = 10  # noisiest tensors
+_CASES = 128  # calibration cases in memory: those on which layers to keep are judged
+_COMPARED = 32  # of them, those on which ways to calibrate are compared
+
+
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
+    """Writes the INT8 graph for CPUs, and beside it the one for engines.
+
+    Raises BadInput if a name of `keep` matches no node, StageFailed if a graph has nothing that can run in INT8, or if
+    the search for layers to keep finds no set.
+    """
+    ranges = inputs.latest(Kind.RANGES)
+    graph = inputs.fp32_graph().path
+    engine = engine_graph(graph)
+    engine_ranges = ranges.path if engine == graph else ranges.path.with_name(ENGINE_RANGES)
+    cases, form, own = _cases(job, inputs), cpu_form(), calibrated_graphs.read(graph, ranges.path)
+    kept, searched = _kept(job, inputs, own, cases)
+    remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *searched]
+    for_cpu = selection.best(own, form, kept, cases[:_COMPARED])
+    for_engine = selection.best(calibrated_graphs.read(engine, engine_ranges), Form.TENSORRT, kept, cases[:_COMPARED])
+    storage.save(for_cpu.graph, out)
+    storage.save(for_engine.graph, out.with_name(ENGINE_GRAPH))
+    own_graph = replace(_described(out.name, form, for_cpu), in_kernels=_in_kernels(out, form, for_cpu))
+    graphs = (own_graph, _described(ENGINE_GRAPH, Form.TENSORRT, for_engine))
+    result = Int8(
+        cases=serde.decode(int, ranges.notes["cases"]),
+        graphs=graphs,
+        kept=tuple(name_scopes.shortest_names(kept, *_names(own[0].graph, inputs))),
+        noisiest=_noisiest(for_cpu, inputs.golden().inputs),
+    )
+    return {"int8": serde.encode(result), "remarks": [*remarks, *_findings(for_cpu, cases[:_COMPARED], inputs)]}
+
+
+def _findings(chosen: Selected, cases: Sequence[Arrays], inputs: StageInputs) -> list[str]:
+    """What is wrong with the calibration, if anything is."""
+    joined = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
+    base, method = chosen.base, chosen.trial.method
+    found = calibration_checks.find(base.graph, chosen.graph, base.table, method, joined, inputs.golden())
+    return [f"{SENTENCES[finding.fault]} {finding.reason}" for finding in found]
+
+
+def cpu_form() -> Form:
+    """The form that the integer kernels of this machine's CPU take without saturation."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return Form.S8S8
+    return Form.U8S7 if machine.saturates_int8() else Form.U8S8
+
+
+def _noisiest(chosen: Selected, cases: Arrays) -> tuple[QuantizedTensor, ...]:
+    """The tensors that lose most by being quantised; none without a signal, which JSON could not hold."""
+    measured = quantization.measure(chosen.base.graph, chosen.graph, cases)
+    return tuple(each for each in measured if each.noise_db is not None and math.isfinite(each.noise_db))[:_LISTED]
+
+
+def _kept(
+    job: Job, inputs: StageInputs, found: Sequence[CalibratedGraph], cases: Sequence[Arrays]
+) -> tuple[frozenset[str], list[str]]:
+    """The nodes to keep out of INT8, as stated or as the search finds them, and a remark on the search."""
+    keep = job.options.keep
+    if keep != (AUTO,):
+        return name_scopes.matching_nodes(keep, *_names(found[0].graph, inputs)) if keep else frozenset(), []
+    model, form = inputs.source().definition, cpu_form()
+    task = output_task.decides(model)
+
+    def disagreement(got: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
+        both = (_answers(task, model, outputs, cases) for outputs in (got, expected))
+        return 1 - float(decisions.agreement(task, *both).mean())
+
+    chosen = selection.best(found, form, frozenset(), cases[:_COMPARED])
+    result = auto_keep.find(chosen, form, cases, disagreement, decisions.MARGIN)
+    if result.kept is None:
+        raise StageFailed("INT8 decides otherwise with every layer kept", "deploy the FP32 or the FP16 graph")
+    names = name_scopes.shortest_names(result.kept, *_names(found[0].graph, inputs))
+    evaluations = f"{result.evaluations} evaluation{'s' * (result.evaluations > 1)}"
+    return result.kept, [f"kept out of INT8: {', '.join(names) or 'nothing'} ({evaluations} on {len(cases)} cases)"]
+
+
+def _answers(task: Task, model: Model, outputs: Sequence[Arrays], cases: Sequence[Arrays]) -> list[Any]:
+    """What the outputs decide, one answer for each case."""
+    batches_of_one = (batch for case in cases for batch in batches.of_cases(case, model))
+    pairs = zip(outputs, batches_of_one, strict=True)
+    return [answer for each, batch in pairs for answer in answers.read(task, model, each, batch)]
+
+
+def _names(graph: onnx.ModelProto, inputs: StageInputs) -> tuple[list[str], frozenset[str]]:
+    """The names of the nodes of a graph, and of the modules of the source model."""
+    modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
+    return [node.name for node in conversion.with_names(graph).graph.node], modules
+
+
+def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
+    """The first calibration cases."""
+    assert job.options.calibration is not None
+    path, model = Path(job.options.calibration.path), inputs.source().definition
+    cases: list[Arrays] = []
+    for batch in calibration.read(path, model, job.options.sizes, seed=job.options.seed):
+        count = len(next(iter(batch.values())))
+        cases += [{name: array[index : index + 1] for name, array in batch.items()} for index in range(count)]
+        if len(cases) >= _CASES:
+            break
+    return cases[:_CASES]
+
+
+def _in_kernels(path: Path, form: Form, chosen: Selected) -> dict[str, float]:
+    """The share of what may be INT8 that each runtime runs by INT8 kernels on this machine."""
+    run = {"ONNX Runtime": executed.in_onnxruntime(executed.onnxruntime_graph(chosen.graph))}
+    if openvino.is_installed():
+        run["OpenVINO"] = executed.in_openvino(openvino.runtime_model(path))
+    counts, allowed = macs.count(chosen.base.graph), quantize.candidates(chosen.base.graph, form)
+    return {name: macs.share(counts, nodes, allowed).of_allowed for name, nodes in run.items()}
+
+
+def _described(file: str, form: Form, chosen: Selected) -> Int8Graph:
+    """What is known of an INT8 graph; raises StageFailed if too little of what the rules allow is INT8."""
+    counts = macs.count(chosen.base.graph)
+    share = macs.share(counts, macs.in_graph(chosen.graph), quantize.candidates(chosen.base.graph, form))
+    if not share.int8:
+        raise StageFailed("no convolution or product is INT8", f"leave --keep out, or deploy the {Stage.FP16} graph")
+    trial = chosen.trial
+    return Int8Graph(
+        file, form, trial.method, trial.equalised, trial.corrected, trial.error, share.of_allowed, share.of_all
+    )
