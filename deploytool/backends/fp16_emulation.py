@@ -1,12 +1,13 @@
-"""Runs an FP16 graph on the CPU as FP16 hardware computes it: results rounded to FP16, sums accumulated in FP32.
+"""Runs an FP16 or BF16 graph on the CPU as hardware computes it: results rounded to the type, sums in FP32.
 
-ONNX Runtime on a CPU computes an FP16 graph in FP32 throughout, which hides overflow. This module rewrites the graph
-first: it uses FP32 operators on the FP16 weights, and casts each of their results to FP16 and back.
+ONNX Runtime on a CPU computes an FP16 graph in FP32 throughout, which hides overflow, and has few operators in BF16.
+This module rewrites the graph first: it uses FP32 operators on the narrow weights, and casts each of their results to
+the type that the graph declares for it and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.backends import mask_values, onnxruntime, saturation
+from deploytool.backends.narrow_floats import BY_ELEMENT_TYPE, NarrowFloat
 from deploytool.backends.session import Array, Session, in_batches, until_end
 from deploytool.errors import MissingBackend
 from deploytool.host import fp16_rounding
 from deploytool.rewrites.graph import storage, weights
 
 FP32_SUFFIX = "/fp32"  # after the name of a weight: the FP32 copy of a weight that the graph has in both types
-HALF_SUFFIX = "/half"  # after the name of a weight: the FP16 weight that a cast widens, in a large graph
+HALF_SUFFIX = "/half"  # after the name of a weight: the narrow weight that a cast widens, in a large graph
 _UNROUNDED = "/exact"  # after the name of a tensor: the result of its node before it is rounded
 _CHUNK = 8  # cases that run at once, so that all intermediate tensors fit into memory
 
@@ -34,9 +36,9 @@ def fingerprint() -> str:
 
 @contextmanager
 def start(path: Path, device: str = "cpu") -> Iterator[Session]:
-    """Loads an FP16 graph on the CPU with every result rounded to FP16; its inputs and outputs are FP32."""
+    """Loads a narrow graph on the CPU with every result rounded to its type; its inputs and outputs are FP32."""
     if device != "cpu":
-        raise MissingBackend(f"FP16 arithmetic is not emulated on {device}", "use --runner onnxruntime there")
+        raise MissingBackend(f"FP16 and BF16 arithmetic is not emulated on {device}", "use --runner onnxruntime there")
     # fused operators would skip the rounding
     with until_end(_as_session(_load(emulate(storage.load(path)), optimise=False))) as session:
         yield session
@@ -44,26 +46,26 @@ def start(path: Path, device: str = "cpu") -> Iterator[Session]:
 
 @contextmanager
 def start_without_rounding(path: Path) -> Iterator[Session]:
-    """Loads an FP16 graph with every operator in FP32: only its weights are rounded to FP16."""
+    """Loads a narrow graph with every operator in FP32: only its weights are rounded."""
     with until_end(_in_fp32(emulate(storage.load(path), results=False))) as session:
         yield session
 
 
 @contextmanager
-def start_with_rounded_weights(path: Path, fp16_path: Path) -> Iterator[Session]:
-    """Loads an FP32 graph with the weights rounded that are FP16 in the graph of `fp16_path`."""
-    with until_end(_in_fp32(round_weights_like(storage.load(path), storage.load(fp16_path)))) as session:
+def start_with_rounded_weights(path: Path, narrow_path: Path) -> Iterator[Session]:
+    """Loads an FP32 graph with the weights rounded that are narrow in the graph of `narrow_path`."""
+    with until_end(_in_fp32(round_weights_like(storage.load(path), storage.load(narrow_path)))) as session:
         yield session
 
 
-def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The FP32 graph, changed in place, with the weights rounded to FP16 that are FP16 in `fp16_graph`.
+def round_weights_like(graph: onnx.ModelProto, narrow_graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The FP32 graph, changed in place, with those weights rounded to FP16 or BF16 that are so in `narrow_graph`.
 
-    Its outputs are those that `fp16_graph` must have when it is computed in FP32, up to FP32 noise. A weight that
-    `fp16_graph` has in both types is rounded only for the consumers that read it in FP16 there.
+    Its outputs are those that `narrow_graph` must have when it is computed in FP32, up to FP32 noise. A weight that
+    `narrow_graph` has in both types is rounded only for the consumers that read the narrow one there.
     """
-    large, rounded = weights.is_large(graph), _fp16_weights(fp16_graph)
-    reads = ((node.name, name) for node in fp16_graph.graph.node for name in node.input)
+    large, rounded = weights.is_large(graph), _narrow_weights(narrow_graph)
+    reads = ((node.name, name) for node in narrow_graph.graph.node for name in node.input)
     fp32_reads = {(node, name) for node, name in reads if name.endswith(FP32_SUFFIX)}
     tensors, initializers = _tensors(graph), {weight.name for weight in graph.graph.initializer}
     for node in graph.graph.node:
@@ -76,20 +78,20 @@ def round_weights_like(graph: onnx.ModelProto, fp16_graph: onnx.ModelProto) -> o
                     tensors[fp32_name] = graph.graph.initializer[-1]
                 node.input[index] = fp32_name
     widened = []
-    for name in sorted(rounded & set(tensors)):
-        if tensors[name].data_type != TensorProto.FLOAT:  # the source may have weights in FP16 itself
+    for name in sorted(rounded.keys() & tensors.keys()):
+        if tensors[name].data_type != TensorProto.FLOAT:  # the source may have narrow weights itself
             continue
         if large and name in initializers and weights.is_big(tensors[name]):
-            tensors[name].CopyFrom(weights.renamed(round_to_fp16(tensors[name]), name + HALF_SUFFIX))
+            tensors[name].CopyFrom(weights.renamed(round_weight(tensors[name], rounded[name]), name + HALF_SUFFIX))
             widened.append(name)
         else:
-            _round_values(tensors[name])
+            _round_values(tensors[name], rounded[name])
     _widen(graph.graph, widened)
     return graph
 
 
 def _widen(graph: onnx.GraphProto, names: Sequence[str]) -> None:
-    """Adds casts to FP32 of big weights that are in FP16, which takes less memory than the weights in FP32."""
+    """Adds casts to FP32 of big narrow weights, which takes less memory than the weights in FP32."""
     nodes = [helper.make_node("Cast", [name + HALF_SUFFIX], [name], name, to=TensorProto.FLOAT) for name in names]
     if nodes:
         nodes += graph.node
@@ -97,13 +99,12 @@ def _widen(graph: onnx.GraphProto, names: Sequence[str]) -> None:
         graph.node.extend(nodes)
 
 
-def _fp16_weights(graph: onnx.ModelProto) -> set[str]:
-    """The names of the FP16 initializers and constants."""
-    names = {weight.name for weight in graph.graph.initializer if weight.data_type == TensorProto.FLOAT16}
-    for node in graph.graph.node:
-        if any(each.HasField("t") and each.t.data_type == TensorProto.FLOAT16 for each in node.attribute):
-            names.add(node.output[0])
-    return names
+def _narrow_weights(graph: onnx.ModelProto) -> dict[str, NarrowFloat]:
+    """The types of the narrow initializers and constants, by name."""
+    types = {weight.name: weight.data_type for weight in graph.graph.initializer}
+    held = ((node.output[0], each.t) for node in graph.graph.node for each in node.attribute if each.HasField("t"))
+    types |= {name: tensor.data_type for name, tensor in held}
+    return {name: BY_ELEMENT_TYPE[kind] for name, kind in types.items() if kind in BY_ELEMENT_TYPE}
 
 
 def _tensors(graph: onnx.ModelProto) -> dict[str, TensorProto]:
@@ -115,21 +116,21 @@ def _tensors(graph: onnx.ModelProto) -> dict[str, TensorProto]:
     }
 
 
-def _round_values(weight: TensorProto) -> None:
-    """Rounds the values of an FP32 weight to FP16, in place; its type stays FP32, and masks stay as they are."""
+def _round_values(weight: TensorProto, narrow: NarrowFloat) -> None:
+    """Rounds the values of an FP32 weight, in place; its type stays FP32, and masks stay as they are."""
     exact = numpy_helper.to_array(weight)
-    rounded = numpy_helper.to_array(round_to_fp16(weight)).astype(np.float32)
-    values = np.where(np.abs(exact) > fp16_rounding.LARGEST, exact, rounded).astype(np.float32)
+    rounded = narrow.round_weights(exact).astype(np.float32)
+    values = np.where(np.abs(exact) > narrow.largest, exact, rounded).astype(np.float32)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
 
-def round_to_fp16(weight: TensorProto) -> TensorProto:
-    """A weight in FP16 under its name, rounded by `fp16_rounding.round_weights`."""
-    return numpy_helper.from_array(fp16_rounding.round_weights(weights.values(weight)), weight.name)
+def round_weight(weight: TensorProto, narrow: NarrowFloat) -> TensorProto:
+    """A weight in a narrow type under its name, rounded by `NarrowFloat.round_weights`."""
+    return numpy_helper.from_array(narrow.round_weights(weights.values(weight)), weight.name)
 
 
 def _in_fp32(graph: onnx.ModelProto) -> Session:
-    """A session of a graph; a large one is not optimised, which would make all of its FP16 weights FP32 at once."""
+    """A session of a graph; a large one is not optimised, which would make all of its narrow weights FP32 at once."""
     return _as_session(_load(graph, optimise=not weights.is_large(graph)))
 
 
@@ -155,12 +156,12 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
 
 
 def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
-    """The outputs of an FP16 graph, and the largest finite value that it rounds to FP16 anywhere.
+    """The outputs of a narrow graph, and the largest finite value that it rounds anywhere.
 
     Masks do not count, and neither do values beyond 65504 that saturate what reads them.
     """
-    fp16_names = {value.name for value in half.graph.input if _is_fp16(value)}
-    arrays = {name: fp16_rounding.nearest(array) if name in fp16_names else array for name, array in inputs.items()}
+    narrow = _narrow_types(half.graph.input)
+    arrays = {name: narrow[name].nearest(array) if name in narrow else array for name, array in inputs.items()}
     graph = emulate(half)
     outputs = [output.name for output in graph.graph.output]
     unrounded = [node.output[0] for node in graph.graph.node if node.output[0].endswith(_UNROUNDED)]
@@ -176,7 +177,7 @@ def run_with_range(half: onnx.ModelProto, inputs: Mapping[str, Array]) -> tuple[
 
 
 def node_ranges(path: Path, inputs: Mapping[str, Array]) -> dict[str, float]:
-    """The largest finite value that each node of an FP16 graph produces before rounding, by the name of the node.
+    """The largest finite value that each node of a narrow graph produces before rounding, by the name of the node.
 
     Infinity is not counted: a value that overflows is finite once, at the node that produces it. Neither are masks, and
     values beyond 65504 that saturate what reads them.
@@ -284,17 +285,15 @@ def _cast_inputs(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> 
 
 
 def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
-    """The FP32 graph that computes what FP16 hardware computes for `half`; with `results` False, without rounding."""
+    """The FP32 graph that computes what hardware computes for `half`; with `results` False, without rounding."""
     graph, large = infer_types(half).graph, weights.is_large(half, growth=2)  # FP32 takes twice as much
-    fp16_names = {
-        value.name for value in (*graph.input, *graph.value_info, *graph.output) if results and _is_fp16(value)
-    }
+    narrow = _narrow_types((*graph.input, *graph.value_info, *graph.output)) if results else {}
     cast = {weight.name for weight in half.graph.initializer if large and _stays_half(weight)}
     initializers = [
         weights.renamed(weight, weight.name + HALF_SUFFIX) if weight.name in cast else _fp32_tensor(weight)
         for weight in half.graph.initializer
     ]
-    nodes = [emulated for node in graph.node for emulated in _rounded_node(node, fp16_names)]
+    nodes = [emulated for node in graph.node for emulated in _rounded_node(node, narrow)]
     inputs, outputs = ([_fp32_value(value) for value in group] for group in (graph.input, graph.output))
     fp32_graph = helper.make_graph(nodes, graph.name, inputs, outputs, initializers)
     _widen(fp32_graph, sorted(cast))
@@ -302,8 +301,8 @@ def emulate(half: onnx.ModelProto, *, results: bool = True) -> onnx.ModelProto:
 
 
 def _stays_half(weight: TensorProto) -> bool:
-    """Whether a weight of a large graph stays in FP16, with a cast after it; one that can be a mask is widened."""
-    if weight.data_type != TensorProto.FLOAT16 or not weights.is_big(weight):
+    """Whether a weight of a large graph stays narrow, with a cast after it; one that can be a mask is widened."""
+    if weight.data_type not in BY_ELEMENT_TYPE or not weights.is_big(weight):
         return False
     return not bool((np.abs(weights.values(weight)) >= mask_values.MIN_MASK).any())
 
@@ -320,34 +319,36 @@ def infer_types(model: onnx.ModelProto) -> onnx.ModelProto:
         return weights.infer_shapes(model, strict=True)
 
 
-def _is_fp16(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+def _narrow_types(values: Iterable[onnx.ValueInfoProto]) -> dict[str, NarrowFloat]:
+    """The types of the narrow ones among these tensors, by name."""
+    types = ((value.name, value.type.tensor_type.elem_type) for value in values)
+    return {name: BY_ELEMENT_TYPE[kind] for name, kind in types if kind in BY_ELEMENT_TYPE}
 
 
 def _fp32_tensor(weight: TensorProto) -> TensorProto:
-    if weight.data_type != TensorProto.FLOAT16:
+    if weight.data_type not in BY_ELEMENT_TYPE:
         return weight
     return numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float32), weight.name)
 
 
 def _fp32_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    if _is_fp16(value):
+    if value.type.tensor_type.elem_type in BY_ELEMENT_TYPE:
         value.type.tensor_type.elem_type = TensorProto.FLOAT
     return value
 
 
-def _rounded_node(node: onnx.NodeProto, fp16_names: set[str]) -> list[onnx.NodeProto]:
-    """The node in FP32, followed by casts of its FP16 results to FP16 and back."""
+def _rounded_node(node: onnx.NodeProto, narrow: Mapping[str, NarrowFloat]) -> list[onnx.NodeProto]:
+    """The node in FP32, followed by casts of its narrow results to their type and back."""
     nodes = [node]
     for attribute in node.attribute:
-        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i in BY_ELEMENT_TYPE:
             attribute.i = TensorProto.FLOAT
         if attribute.HasField("t"):
             attribute.t.CopyFrom(_fp32_tensor(attribute.t))
     for index, name in enumerate(node.output):
-        if name in fp16_names:
+        if name in narrow:
             unrounded, half = name + _UNROUNDED, f"{name}/half"
             node.output[index] = unrounded
-            nodes.append(helper.make_node("Cast", [unrounded], [half], half, to=TensorProto.FLOAT16))
+            nodes.append(helper.make_node("Cast", [unrounded], [half], half, to=narrow[name].element_type))
             nodes.append(helper.make_node("Cast", [half], [name], f"{name}/single", to=TensorProto.FLOAT))
     return nodes

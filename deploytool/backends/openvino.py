@@ -69,6 +69,11 @@ def start(path: Path | bytes, device: str = "cpu", threads: int = 0, *, batch_fi
         yield held
 
 
+def runtime_model(path: Path) -> Any:
+    """The graph as OpenVINO runs it on this CPU, with the kernel and the precision of every operation."""
+    return _Models(path, 0).runtime_model()
+
+
 class _Models:
     """A graph compiled for dynamic shapes, and again for the first few shapes that it is called with.
 
@@ -96,6 +101,10 @@ class _Models:
         """The batch dimension of the first input if it has a fixed size; empty otherwise."""
         shape = self._graph.inputs[0].partial_shape if self._graph.inputs else None
         return (shape[0].get_length(),) if shape is not None and len(shape) and shape[0].is_static else ()
+
+    def runtime_model(self) -> Any:
+        """The graph for dynamic shapes as it is run."""
+        return self._dynamic.get_compiled_model().get_runtime_model()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name; one call at a time, because a request cannot run twice at once."""

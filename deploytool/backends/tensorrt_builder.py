@@ -12,7 +12,7 @@ from deploytool.errors import StageFailed
 from deploytool.spec import EnginePlan, Range, Stage, Tensor
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-_MIN_FP16_SHARE = 0.9  # of the heavy layers that are not FP32 on purpose: an FP32 engine is an error, not a fallback
+_MIN_NARROW_SHARE = 0.9  # of the heavy layers that are not FP32 on purpose: an FP32 engine is an error, not a fallback
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def _mark_outputs(network: Any, names: Collection[str]) -> None:
 
 
 def _layer_types(trt: Any, network: Any, fp32_layers: int | None) -> Counter[str]:
-    """The number of layers by output type; raises StageFailed if too few heavy layers are FP16."""
+    """The number of layers by output type; raises StageFailed if too few heavy layers are FP16 or BF16."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     heavy = [layer for layer in layers if layer.type.name in _HEAVY]
-    fp16 = sum(layer.get_output(0).dtype == trt.DataType.HALF for layer in heavy)
-    if fp32_layers is not None and fp16 < _MIN_FP16_SHARE * (len(heavy) - fp32_layers):
+    narrow = sum(layer.get_output(0).dtype in (trt.DataType.HALF, trt.DataType.BF16) for layer in heavy)
+    if fp32_layers is not None and narrow < _MIN_NARROW_SHARE * (len(heavy) - fp32_layers):
         raise StageFailed(
-            f"only {fp16} of {len(heavy)} convolution and matrix layers are FP16: this would be an FP32 engine",
+            f"only {narrow} of {len(heavy)} convolution and matrix layers are FP16 or BF16: it would be an FP32 engine",
             f"build from the graph of the {Stage.FP16} stage",
         )
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)

@@ -15,7 +15,7 @@ from deploytool.spec import EnginePlan, Range, Tensor
 _LAYER = re.compile(r"^Name: .*?, LayerType: (\w+),(.*)$", re.MULTILINE)
 _TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 _SYNC_LAYERS, _HOST_LAYERS = ("signal", "wait"), ("shape_call",)
-_ITEM_BYTES = {"Float": 4, "Half": 2, "Int32": 4, "Int64": 8, "Bool": 1}
+_ITEM_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int32": 4, "Int64": 8, "Int8": 1, "Bool": 1}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ def parse_log(log: str, size: int) -> BuildEstimate:
     return BuildEstimate(len(kernels), syncs, sum(map(_tensor_bytes, kernels)), size)
 
 
+def count_kernels(log: str) -> int | None:
+    """The number of kernel launches in a build log; None if it lists no layers."""
+    layers = _LAYER.findall(log)
+    return sum(kind not in (*_SYNC_LAYERS, *_HOST_LAYERS) for kind, _ in layers) if layers else None
+
+
 def _tensor_bytes(tensors: str) -> int:
     """The bytes of all tensors of a layer, with every dynamic dimension counted as 1."""
     parsed = ((re.findall(r"\d+", shape.replace("-1", "1")), dtype) for shape, dtype in _TENSOR.findall(tensors))
@@ -53,8 +59,16 @@ def estimate(graph: bytes, inputs: Sequence[Tensor], ranges: Mapping[str, Range]
 
     Raises MissingBackend if TensorRT-RTX is not installed, StageFailed if it rejects the graph.
     """
+    return parse_log(*build_log(graph, inputs, ranges))
+
+
+def build_log(graph: bytes, inputs: Sequence[Tensor], ranges: Mapping[str, Range]) -> tuple[str, int]:
+    """The verbose log of a temporary engine of a serialized ONNX graph, and the bytes of the engine.
+
+    Raises as `estimate` does.
+    """
     log: list[str] = []
     plan = EnginePlan("estimate.plan", targets.TENSORRT_RTX)
     trt = tensorrt.library(plan.flavour)
     built = tensorrt_builder.build(trt, graph, plan, inputs, ranges, None, fp32_layers=None, listen=log.append)
-    return parse_log("\n".join(log), len(built.engine))
+    return "\n".join(log), len(built.engine)

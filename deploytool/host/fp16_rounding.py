@@ -1,8 +1,7 @@
 """The limits of FP16 (IEEE 754 binary16), and the rules that round NumPy arrays to it.
 
-Three rules are in use. Inputs and intermediate values are rounded as hardware does: values beyond the range become
-infinite, values below the smallest subnormal become zero. Weights written into a graph must keep their meaning: a
-finite weight stays finite and a non-zero weight stays non-zero. Weights of a planted fault saturate.
+Inputs and intermediate values are rounded as hardware does: values beyond the range become infinite, values below the
+smallest subnormal become zero. Weights of a planted fault saturate.
 """
 
 from __future__ import annotations
@@ -34,18 +33,3 @@ def nearest_inputs(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDAr
 def saturate(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """The nearest FP16 numbers within ±65504, also for infinite values; underflow gives zero."""
     return nearest(values.clip(-LARGEST, LARGEST))
-
-
-def round_weights(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
-    """The FP16 form of weights: finite values saturate at ±65504, non-zero values become at least ±2⁻²⁴.
-
-    Infinite values and NaN are unchanged.
-    """
-    import numpy as np
-
-    finite = np.where(np.isfinite(values), values.clip(-LARGEST, LARGEST), values)
-    with np.errstate(under="ignore"):
-        half = nearest(finite)
-    smallest = nearest(np.copysign(SMALLEST, values))
-    rounded: npt.NDArray[np.float16] = np.where((half == 0) & (values != 0), smallest, half)
-    return rounded.reshape(values.shape)

@@ -15,7 +15,7 @@ from deploytool.backends import fp16_emulation, tensorrt
 from deploytool.backends.session import FIXED_SIZE_REMEDY, Session, load_backend
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, StageFailed
-from deploytool.host import fp16_rounding
+from deploytool.host import fp16_rounding, machine
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, intermediates, metrics
 from deploytool.parity.agreement import accuracy, agreement
@@ -30,9 +30,10 @@ from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 
 EAGER = "eager"
-_FP64, _LARGEST_BATCH, _FP16_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in FP16"
-_FP16_STAGES = tuple(stage for stage in Stage if stage.precision is Precision.FP16)
-_FP32_COMPUTE, _FP16_COMPUTE = "fp32_compute", "fp16_emulation"  # further runners of the FP16 graph
+_FP64, _LARGEST_BATCH, _ROUNDED_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in {}"
+_FP32_COMPUTE = "fp32_compute"  # a graph in 16 bits, with every operator in FP32
+_EMULATIONS = {Precision.FP16: "fp16_emulation", Precision.BF16: "bf16_emulation"}  # with every result rounded
+_INT8_EMULATION = "int8_emulation"  # the INT8 graph, as quantised
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class PlannedComparison:
     `before` is the stage, or the source of answers, that it is compared with. `graph` is its file if that is an ONNX
     graph. `exact` says that it differs from `before` by FP32 noise only. `status` is `MEASURED` unless the artifact is
     known not to run here, for `reason`; `left_out` says that there is no such file. `optimise` says whether ONNX
-    Runtime may optimise the graph. `stage` names a form of the eager model where there is no artifact.
+    Runtime may optimise the graph. `precision` is that of its arithmetic. `stage` names a form of the eager model where
+    there is no artifact.
     """
 
     stage: str
@@ -57,11 +59,12 @@ class PlannedComparison:
     reason: str = ""
     left_out: bool = False
     optimise: bool = True
+    precision: Precision = Precision.FP32
 
     @property
-    def again(self) -> bool:
-        """Whether this is a further run, in other arithmetic, of an artifact that has a comparison of its own."""
-        return self.runner in (_FP32_COMPUTE, _FP16_COMPUTE)
+    def emulated(self) -> bool:
+        """Whether an emulation on the CPU runs the artifact, which no batch size changes."""
+        return self.runner in (_FP32_COMPUTE, _INT8_EMULATION, *_EMULATIONS.values())
 
     @property
     def absent(self) -> bool:
@@ -70,8 +73,8 @@ class PlannedComparison:
 
     @property
     def half(self) -> bool:
-        """Whether the artifact computes in FP16."""
-        return self.stage in _FP16_STAGES
+        """Whether the artifact computes in 16 bits."""
+        return self.precision in _EMULATIONS
 
 
 def graph_comparisons(device: str, job: Job, given: StageInputs) -> list[PlannedComparison]:
@@ -93,36 +96,80 @@ def fp16_comparisons(given: StageInputs) -> list[PlannedComparison]:
     before, last = given.chain(Kind.GRAPH)[-2:]
     if last.made_by.precision is Precision.FP32:
         return []
-    start = partial(fp16_emulation.start_without_rounding, last.path)
-    reference = _FP16_WEIGHTS.format(before.made_by)
-    return [
-        PlannedComparison(last.made_by, last.path.name, _FP32_COMPUTE, "cpu", reference, start, exact=True),
-        _step(last, _FP16_COMPUTE, "cpu", before.made_by),
-    ]
+    return _in_both(last, before.made_by)
+
+
+def bf16_comparisons(given: StageInputs) -> list[PlannedComparison]:
+    """Two runs of the BF16 graph on the CPU, as those of the FP16 graph; no runtime has its operators there.
+
+    The one in BF16 arithmetic comes first, as the row of the file.
+    """
+    before = given.fp32_graph().made_by
+    return [step for artifact in given.chain(Kind.BF16_GRAPH) for step in reversed(_in_both(artifact, before))]
+
+
+def _in_both(artifact: Artifact, before: Stage) -> list[PlannedComparison]:
+    """A graph in 16 bits as converted, in FP32 arithmetic, and in its own arithmetic."""
+    precision, file = artifact.made_by.precision, artifact.path.name
+    start = partial(fp16_emulation.start_without_rounding, artifact.path)
+    reference = _ROUNDED_WEIGHTS.format(before, precision.upper())
+    converted = PlannedComparison(artifact.made_by, file, _FP32_COMPUTE, "cpu", reference, start, exact=True)
+    emulate = partial(fp16_emulation.start, artifact.path)
+    graph = artifact.path if artifact.kind is Kind.GRAPH else None
+    emulated = PlannedComparison(
+        artifact.made_by, file, _EMULATIONS[precision], "cpu", before, emulate, graph, optimise=artifact.optimised
+    )
+    return [replace(step, precision=precision) for step in (converted, emulated)]
 
 
 def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str, Arrays]:
     """The answers that comparisons refer to and that no artifact gives, by the name in `before`."""
     answers = {EAGER: sample.outputs}
-    before, last = given.chain(Kind.GRAPH)[-2:]
-    if last.made_by.precision is Precision.FP16:
-        with fp16_emulation.start_with_rounded_weights(engine_graph(before.path), last.path) as session:
-            answers[_FP16_WEIGHTS.format(before.made_by)] = replay(session, _fp16_inputs(sample.inputs, job))
+    before = given.fp32_graph()
+    for artifact in (given.latest(Kind.GRAPH), *given.chain(Kind.BF16_GRAPH)):
+        precision = artifact.made_by.precision
+        if precision in _EMULATIONS:
+            with fp16_emulation.start_with_rounded_weights(engine_graph(before.path), artifact.path) as session:
+                inputs = _fp16_inputs(sample.inputs, job) if precision is Precision.FP16 else sample.inputs
+                answers[_ROUNDED_WEIGHTS.format(before.made_by, precision.upper())] = replay(session, inputs)
     return answers
 
 
 def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
-    """Every engine file; one that was not built for a GPU of this machine is `BUILT_NOT_RUN`."""
-    before, steps = given.latest(Kind.GRAPH).made_by, []
-    for engine in build_notes(given):
-        artifact = given.latest(Kind.ENGINE)
-        start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
-        runs_here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
-        status = Status.MEASURED if runs_here else Status.BUILT_NOT_RUN
-        steps.append(
-            PlannedComparison(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status)
-        )
-    return steps
+    """Every engine file but those of INT8; one that was not built for a GPU of this machine is `BUILT_NOT_RUN`."""
+    before = {
+        graph.made_by.precision: graph.made_by for graph in (*given.chain(Kind.GRAPH), *given.chain(Kind.BF16_GRAPH))
+    }
+    return [
+        _engine_step(engine, given, before[engine.precision])
+        for engine in build_notes(given)
+        if engine.precision in before
+    ]
+
+
+def int8_comparisons(given: StageInputs) -> list[PlannedComparison]:
+    """The INT8 graph on the CPU, as quantised and in the kernels of each runtime that is installed, and its engines.
+
+    No tolerance applies to them: they are judged by a metric.
+    """
+    before, steps = given.fp32_graph().made_by, []
+    for artifact in given.chain(Kind.INT8_GRAPH):
+        for runner in (_INT8_EMULATION, "onnxruntime", *(["openvino"] if machine.version("openvino") else [])):
+            start = partial(load_backend(runner).start, artifact.path, "cpu")
+            steps.append(
+                PlannedComparison(artifact.made_by, artifact.path.name, runner, "cpu", before, start, artifact.path)
+            )
+    engines = (engine for engine in build_notes(given) if engine.precision is Precision.INT8)
+    return [*steps, *(_engine_step(engine, given, before) for engine in engines)]
+
+
+def _engine_step(engine: Engine, given: StageInputs, before: Stage) -> PlannedComparison:
+    artifact = given.latest(Kind.ENGINE)
+    start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
+    runs_here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
+    status = Status.MEASURED if runs_here else Status.BUILT_NOT_RUN
+    step = PlannedComparison(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status)
+    return replace(step, precision=engine.precision)
 
 
 def build_notes(given: StageInputs) -> tuple[Engine, ...]:
@@ -139,6 +186,7 @@ def _step(artifact: Artifact, runner: str, device: str, before: str) -> PlannedC
     step = PlannedComparison(
         artifact.made_by, artifact.path.name, runner, device, before, start, graph, optimise=artifact.optimised
     )
+    step = replace(step, precision=artifact.made_by.precision)
     if not artifact.left_out:
         return step
     return replace(step, status=Status.UNAVAILABLE, reason=artifact.reason, left_out=True)
@@ -171,7 +219,7 @@ def judge(
     """
     allowed = metrics.tolerances(sample.noise, job.options.tolerance)
     for step in steps:
-        noise = sample.noise.fp16 if step.half else sample.noise.fp32
+        noise = sample.noise.floor(step.precision)
         planned = Comparison(Stage(step.stage), step.file, step.runner, step.device, step.status, (), noise.max_error)
         planned = replace(planned, left_out=step.left_out, reason=step.reason)
         try:
@@ -201,16 +249,18 @@ def _compare(
     limits = job.options.batch
     with step.open() as session:
         given = cast_inputs(step, sample.inputs, job)
-        wanted = given if step.again else first_cases(given, max(limits.largest, len(sample.labels)))
+        wanted = given if step.emulated else first_cases(given, max(limits.largest, len(sample.labels)))
         full = replay(session, wanted, limits)
         got: Arrays = {name: array[: len(sample.labels)] for name, array in full.items()}
-        single = {} if step.again else replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
+        single = (
+            {} if step.emulated else replay(session, given, Range(limits.smallest, limits.smallest, limits.smallest))
+        )
         at_corners = [replay(session, cast_inputs(step, corner.inputs, job), limits) for corner in extremes]
         edges = () if step.exact else sample.edges
         at_edges = [replay(session, cast_inputs(step, edge.inputs, job), limits) for edge in edges]
-    by_precision = allowed.fp16 if step.half else allowed.fp32
+    by_precision = allowed.of(step.precision)
     tolerance = allowed.fp32 if step.exact else by_precision
-    ties = sample.ties(half=step.half)
+    ties = sample.ties(step.precision)
     checks = [_check(step, got, answers[step.before], step.before, tolerance, ties)]
     checks += [
         _check_corner(step, at_corner, corner, by_precision, tolerance_at)
@@ -219,7 +269,8 @@ def _compare(
     checks += [_check(step, single, got, _LARGEST_BATCH, tolerance, ties)] if single else []
     against_fp64 = _check(step, got, sample.reference, _FP64, by_precision, ties)
     checks += _check_probes(step, got, sample, probes, by_precision, job)
-    answers[step.stage] = got
+    if not step.exact:
+        answers[step.stage] = got
     agreed, correct = agreement(got, sample), accuracy(got, sample)
     return replace(planned, checks=(*checks, against_fp64), agreement=agreed, accuracy=correct), at_edges
 
@@ -235,7 +286,7 @@ def _check_corner(
     if not by_golden_noise.broken or tolerance_at is None:
         return by_golden_noise
     local = tolerance_at(corner.name, corner.inputs)
-    by_local_noise = _check(step, got, corner.answers, corner.name, local.fp16 if step.half else local.fp32)
+    by_local_noise = _check(step, got, corner.answers, corner.name, local.of(step.precision))
     return min(by_golden_noise, by_local_noise, key=lambda check: len(check.broken))
 
 
@@ -249,18 +300,19 @@ def _with_edges(
 ) -> Comparison:
     """The comparison with a check for each edge case, before the check against FP64.
 
-    A failure of FP16 at an edge case that is not natural is a remark.
+    A failure of FP16 or BF16 at an edge case that is not natural is a remark.
     """
     checks, remarks = list[Check](), list[str]()
     for edge, answers in zip(sample.edges, got, strict=False):  # an exact step has no answers to edge cases
         try:
-            check = edge_checks.check(answers, edge, sample, allowed, edge_tolerance, half=step.half)
+            check = edge_checks.check(answers, edge, sample, allowed, edge_tolerance, step.precision)
         except ValueError as error:
             raise StageFailed(f"{step.stage}/{step.file} at {edge.name}: {error}", FIXED_SIZE_REMEDY) from error
         if check is None:
             continue
         if check.broken and step.half and not edge.natural:
-            remarks.append(f"FP16 fails at the edge case {edge.name}: {verdict.describe_failure(check)}")
+            what = f"{step.precision.upper()} fails at the edge case {edge.name}"
+            remarks.append(f"{what}: {verdict.describe_failure(check)}")
         else:
             checks.append(check)
     *others, against_fp64 = comparison.checks
@@ -294,7 +346,7 @@ def _check(
 
 def cast_inputs(step: PlannedComparison, arrays: Arrays, job: Job) -> Arrays:
     """The inputs in the types that the artifact takes."""
-    return _fp16_inputs(arrays, job) if step.half else arrays
+    return _fp16_inputs(arrays, job) if step.precision is Precision.FP16 else arrays
 
 
 def _fp16_inputs(arrays: Arrays, job: Job) -> Arrays:

@@ -13,6 +13,7 @@ from deploytool.data.golden import Arrays, Edge, Golden, Noise
 from deploytool.parity import detection_rows, golden_scale, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.results.report import Check, Limits, Tolerance
+from deploytool.spec import Precision
 
 _NO_COSINE, _NO_SNR_DB = -1.0, -400.0  # an answer near zero has no meaningful direction or power
 
@@ -20,16 +21,17 @@ EdgeTolerance = Callable[[Edge], Tolerances]  # from the noise of the model meas
 
 
 def check(
-    got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, tolerance_at: EdgeTolerance, *, half: bool
+    got: Arrays, edge: Edge, sample: Golden, allowed: Tolerances, tolerance_at: EdgeTolerance, precision: Precision
 ) -> Check | None:
     """The comparison with the FP64 answer; if it fails by golden noise, the noise measured at the edge decides.
 
-    Integer outputs are compared in FP32 only, except classes of detections, which are aligned: FP16 rounding changes
-    them wherever two values tie, as they do all over an image of one colour. None if no output is left to compare.
-    Raises ValueError for answers of other shapes.
+    Integer outputs are compared in FP32 only, except classes of detections, which are aligned: rounding to 16 bits
+    changes them wherever two values tie, as they do all over an image of one colour. None if no output is left to
+    compare. Raises ValueError for answers of other shapes.
     """
     along = sample.noise.rows.outputs if sample.noise.rows else ()
-    names = [name for name, array in edge.reference.items() if not half or array.dtype.kind == "f" or name in along]
+    exact = precision is Precision.FP32
+    names = [name for name, array in edge.reference.items() if exact or array.dtype.kind == "f" or name in along]
     if not names:
         return None
     parts = [moved.part for moved in sample.noise.parts]
@@ -37,8 +39,7 @@ def check(
     answered, expected = (golden_scale.beside_largest(arrays, sample.reference, parts) for arrays in compared)
 
     def checked(tolerances: Tolerances) -> Check:
-        tolerance = tolerances.fp16 if half else tolerances.fp32
-        return metrics.check(answered, expected, f"FP64 at {edge.name}", _lenient(tolerance))
+        return metrics.check(answered, expected, f"FP64 at {edge.name}", _lenient(tolerances.of(precision)))
 
     by_golden_noise = checked(allowed)
     if not by_golden_noise.broken:

@@ -37,7 +37,6 @@ from deploytool.tasks.rows import DetectionRows
 
 MARGIN32 = Floor(max_error=16.0, rms=4.0)  # tolerances are these multiples of the noise
 MARGIN16 = Floor(max_error=4.0, rms=4.0)
-_ONCE32, _ONCE16 = Floor(2.0**-24, 2.0**-26), Floor(2.0**-11, 2.0**-13)  # one rounding: the least noise assumed
 _UNEVEN = 3.0  # the rms error of one case may be that many times the rms error of all cases
 _LARGEST_SNR_DB = 400.0  # of equal answers: JSON has no infinity
 _WORST = float(np.finfo(np.float64).max)  # the error of NaN and infinity
@@ -51,40 +50,72 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Rule:
+    """How the tolerance in a precision follows from noise.
+
+    It is `margin` times the noise. `least` is one rounding, the least noise assumed, and `coarsest` the largest
+    tolerance.
+    """
+
+    margin: Floor
+    least: Floor
+    coarsest: float
+
+
+# BF16 has three bits less than FP16: what one rounding changes is eight times as large, and so are all of its limits
+RULES: Mapping[Precision, Rule] = {
+    Precision.FP32: Rule(MARGIN32, Floor(2.0**-24, 2.0**-26), COARSEST),
+    Precision.FP16: Rule(MARGIN16, Floor(2.0**-11, 2.0**-13), COARSEST),
+    Precision.BF16: Rule(MARGIN16, Floor(2.0**-8, 2.0**-10), 8 * COARSEST),
+}
+
+
+@dataclass(frozen=True)
 class Tolerances:
-    """The tolerances of FP32 artifacts, and of FP16 artifacts."""
+    """The tolerances of FP32 artifacts, of FP16 artifacts, and of BF16 artifacts if their noise was measured."""
 
     fp32: Limits
     fp16: Limits
+    bf16: Limits | None = None
+
+    def of(self, precision: Precision) -> Limits:
+        """The tolerances in a precision whose noise was measured."""
+        limits = {Precision.FP32: self.fp32, Precision.FP16: self.fp16, Precision.BF16: self.bf16}[precision]
+        assert limits is not None
+        return limits
 
 
 def tolerances(noise: Noise, requested: Mapping[str, float]) -> Tolerances:
-    """The tolerances that follow from a model's noise; `requested` may give the maximum error for "fp32" and "fp16"."""
+    """The tolerances that follow from a model's noise; `requested` may give the maximum error by precision."""
     return Tolerances(
-        _limits(noise, Precision.FP32, MARGIN32, _ONCE32, requested.get(Precision.FP32)),
-        _limits(noise, Precision.FP16, MARGIN16, _ONCE16, requested.get(Precision.FP16)),
+        _limits(noise, Precision.FP32, requested),
+        _limits(noise, Precision.FP16, requested),
+        _limits(noise, Precision.BF16, requested) if noise.bf16 else None,
     )
 
 
-def _limits(noise: Noise, precision: Precision, margin: Floor, least: Floor, requested: float | None) -> Limits:
+def _limits(noise: Noise, precision: Precision, requested: Mapping[str, float]) -> Limits:
+    rule = RULES[precision]
+
     def tolerance(floor: Floor) -> Tolerance:
-        return _tolerance(floor, margin, least, requested)
+        return _tolerance(floor, rule, requested.get(precision))
 
     def limit(moved: Perturbation) -> Limit:
-        tied = moved.tied32 if precision is Precision.FP32 else moved.tied16
-        return Limit(moved.part, replace(tolerance(getattr(moved, precision)), equal=1 - _MOST_TIES * tied))
+        equal = 1 - _MOST_TIES * moved.tied(precision)
+        floor = getattr(moved, precision) or getattr(noise, precision)
+        return Limit(moved.part, replace(tolerance(floor), equal=equal))
 
-    swapped = margin.max_error * (noise.swapped32 if precision is Precision.FP32 else noise.swapped16)
+    swapped = rule.margin.max_error * noise.swapped(precision)
     rows = replace(noise.rows, swapped=swapped) if noise.rows else None
     whole = tolerance(getattr(noise, precision))
     figures = {field.name: getattr(whole, field.name) for field in fields(Tolerance)}
     return Limits(**figures, parts=tuple(map(limit, noise.parts)), rows=rows)
 
 
-def _tolerance(noise: Floor, margin: Floor, least: Floor, requested: float | None) -> Tolerance:
-    derived = margin.max_error * max(noise.max_error, least.max_error)
-    max_error = min(derived, COARSEST) if requested is None else requested
-    rms = margin.rms * max(noise.rms, least.rms) * max_error / derived
+def _tolerance(noise: Floor, rule: Rule, requested: float | None) -> Tolerance:
+    derived = rule.margin.max_error * max(noise.max_error, rule.least.max_error)
+    max_error = min(derived, rule.coarsest) if requested is None else requested
+    rms = rule.margin.rms * max(noise.rms, rule.least.rms) * max_error / derived
     cosine, snr_db = 1 - (_UNEVEN * rms) ** 2 / 2, -20 * float(np.log10(rms))
     return Tolerance(max_error, cosine, snr_db, top1=1.0, top5=1.0, noise=noise.max_error)
 

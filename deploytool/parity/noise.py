@@ -28,15 +28,13 @@ from deploytool.host import memory
 from deploytool.loading import weights_file
 from deploytool.parity import detection_rows, elementary, metrics, noise_floor, rational_sigmoid, sequential_sum
 from deploytool.parity.replay import SMALL_BATCHES, replay
+from deploytool.parity.rounding import BF16, FP16, NarrowRounding, Rounding, stochastic_fp32
 from deploytool.results.output_parts import OutputPart
 from deploytool.spec import Model
 from deploytool.tasks.rows import DetectionRows
 
 _CASES = 4  # golden cases on which noise is measured: those with the largest noise
 _DRAWS = 2  # runs with random rounding
-_STEP32 = 2.0**-23  # relative distance of neighbouring FP32 numbers
-_LOST_BITS = 13  # mantissa bits that FP32 has and FP16 has not
-_SLACK = 4096  # random numbers beyond those of the largest tensor
 _MASK, _LARGE = -1e8, 1e30  # values from here on are masks: no call rounds them
 _INDICES = (torch.int64, torch.int32, torch.bool)  # types of indices and masks; others are of pixels and samples
 _POSITIONAL = "_deploytool_positional"  # the attribute of tensors that are computed from such values alone
@@ -51,7 +49,6 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")  # one operator with severa
 ORDER_FACTOR = 3.0
 _ORDER_SHARE = Floor(ORDER_FACTOR / metrics.MARGIN32.max_error, ORDER_FACTOR / metrics.MARGIN32.rms)
 
-Rounding = Callable[[torch.Tensor], torch.Tensor]
 TorchInputs = Mapping[str, torch.Tensor]
 Run = Callable[[Arrays], Arrays]
 
@@ -74,15 +71,12 @@ def measure(
     runs that the model does not support.
     """
     probes = _ProbeRuns(module, model)
-    noisiest, rows = _noisiest(probes, model, inputs, reference), detection_rows.of_model(model, reference)
+    noisiest, rows = _noisiest(probes, model, inputs, reference, FP16), detection_rows.of_model(model, reference)
     cases = _to_torch({name: array[noisiest] for name, array in inputs.items()})
     truth = {name: array[noisiest] for name, array in reference.items()}
     single = [probes.run("single-case", _case_by_case, cases), probes.run("channels-last", _channels_last, cases)]
-    single += [
-        probes.run("random FP32 rounding", _run_rounded, cases, _stochastic_fp32(seed)) for seed in range(_DRAWS)
-    ]
-    half = [probes.run("nearest FP16 rounding", _run_rounded, cases, _nearest_fp16)]
-    half += [probes.run("random FP16 rounding", _run_rounded, cases, _stochastic_fp16(seed)) for seed in range(_DRAWS)]
+    single += [probes.run("random FP32 rounding", _run_rounded, cases, stochastic_fp32(seed)) for seed in range(_DRAWS)]
+    half = _narrow_runs(probes, cases, FP16)
     ordered = _supported([probes.run("sequential-sum", _sequential, _to_torch(inputs))], reference, rows)
     noise = noise_floor.noise(
         _supported(single, truth, rows), _supported(half, truth, rows), truth, ordered, reference, _ORDER_SHARE, parts
@@ -91,14 +85,35 @@ def measure(
     return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
 
 
-def perturbed_runs(module: nn.Module, model: Model) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """Runs of the model in FP32, and in FP16 rounded to nearest and at random."""
+def with_bf16(measured: Noise, module: nn.Module, model: Model, inputs: Arrays, reference: Arrays) -> NoiseMeasurement:
+    """The noise with that of BF16 arithmetic, measured as that of FP16 is, for the same output parts."""
+    probes, rows = _ProbeRuns(module, model), measured.rows
+    noisiest = _noisiest(probes, model, inputs, reference, BF16)
+    cases = _to_torch({name: array[noisiest] for name, array in inputs.items()})
+    truth = {name: array[noisiest] for name, array in reference.items()}
+    runs = _narrow_runs(probes, cases, BF16)
+    noise = noise_floor.with_bf16(measured, _supported(runs, truth, rows), truth)
+    noise = detection_rows.with_bf16_swaps(noise, runs, truth)
+    return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
+
+
+def _narrow_runs(probes: _ProbeRuns, cases: TorchInputs, narrow: NarrowRounding) -> list[Arrays | None]:
+    """Runs in a narrow type, rounded to nearest and at random."""
+    nearest = probes.run(f"nearest {narrow.title} rounding", _run_rounded, cases, narrow.nearest)
+    name = f"random {narrow.title} rounding"
+    return [nearest, *(probes.run(name, _run_rounded, cases, narrow.stochastic(seed)) for seed in range(_DRAWS))]
+
+
+def perturbed_runs(
+    module: nn.Module, model: Model, narrow: NarrowRounding = FP16
+) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """Runs of the model in FP32, and in a narrow type rounded to nearest and at random."""
 
     def unrounded(inputs: Arrays) -> Arrays:
         return _answers(module, model, _to_torch(inputs))
 
-    roundings = _nearest_fp16, _stochastic_fp16(0)
-    return (unrounded,), tuple(_rounded_run(module, model, rounding) for rounding in roundings)
+    roundings = narrow.nearest, narrow.stochastic(0)
+    return (unrounded,), tuple(_rounded_run(module, model, chosen) for chosen in roundings)
 
 
 def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
@@ -109,7 +124,7 @@ def sequential_answers(session: Session, inputs: Arrays) -> Arrays:
 
 def random_fp32_runs(module: nn.Module, model: Model) -> tuple[Run, ...]:
     """Runs of the model with random FP32 rounding; every call of a run draws other roundings."""
-    return tuple(_rounded_run(module, model, _stochastic_fp32(seed)) for seed in range(_DRAWS))
+    return tuple(_rounded_run(module, model, stochastic_fp32(seed)) for seed in range(_DRAWS))
 
 
 def _rounded_run(module: nn.Module, model: Model, rounding: Rounding) -> Run:
@@ -119,11 +134,13 @@ def _rounded_run(module: nn.Module, model: Model, rounding: Rounding) -> Run:
 class NoiseAtSizes:
     """Tolerances from noise measured on other inputs than the golden ones; each is measured once, when first needed.
 
+    In BF16 too if the golden noise was.
+
     Longer sums accumulate larger rounding errors, and a corner of the free sizes may be larger than any golden case.
     """
 
     def __init__(self, weights: Path, requested: Mapping[str, float], golden: Noise) -> None:
-        self._weights, self._requested = weights, requested
+        self._weights, self._requested, self._bf16 = weights, requested, golden.bf16 is not None
         self._parts = tuple(perturbation.part for perturbation in golden.parts)
         self._known: dict[str, metrics.Tolerances] = {}
 
@@ -132,8 +149,10 @@ class NoiseAtSizes:
         if name not in self._known:
             reference = self._reference(inputs)
             module, model = eager.load_module(self._weights), weights_file.definition(self._weights)
-            measured = measure(module, model, inputs, reference, self._parts)
-            self._known[name] = metrics.tolerances(measured.noise, self._requested)
+            measured = measure(module, model, inputs, reference, self._parts).noise
+            if self._bf16:
+                measured = with_bf16(measured, module, model, inputs, reference).noise
+            self._known[name] = metrics.tolerances(measured, self._requested)
         return self._known[name]
 
     def _reference(self, inputs: Arrays) -> Arrays:
@@ -169,17 +188,20 @@ def _supported(answers: Sequence[Arrays | None], truth: Arrays, rows: DetectionR
     return [detection_rows.aligned_by_most(run, truth, rows) for run in answers if run is not None] or [truth]
 
 
-def _noisiest(probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Arrays) -> npt.NDArray[np.intp]:
-    """The indices of the cases with the largest FP16 error, in order; all cases where that cannot be measured.
+def _noisiest(
+    probes: _ProbeRuns, model: Model, inputs: Arrays, reference: Arrays, narrow: NarrowRounding
+) -> npt.NDArray[np.intp]:
+    """The indices of the cases with the largest error in a narrow type, in order.
 
-    With a fixed batch size the first cases are taken, so that they stay in their batch.
+    All cases where that cannot be measured. With a fixed batch size the first cases are taken, so that they stay in
+    their batch.
     """
     cases, batch = len(next(iter(inputs.values()))), model.inputs[0].shape[0]
     if isinstance(batch, int) and batch > 1:
         return np.arange(min(cases, -(-_CASES // batch) * batch))
     rounded = None
     if cases > _CASES:
-        rounded = probes.run("nearest FP16 rounding", _run_rounded, _to_torch(inputs), _nearest_fp16)
+        rounded = probes.run(f"nearest {narrow.title} rounding", _run_rounded, _to_torch(inputs), narrow.nearest)
     if rounded is None:
         return np.arange(cases)
     errors = metrics.rms_errors(detection_rows.aligned_for(model, rounded, reference), reference)
@@ -356,42 +378,3 @@ def _apply(rounding: Rounding, value: Any) -> Any:
     if least > _MASK and most < _LARGE:
         return rounding(value)
     return torch.where((value <= _MASK) | (value >= _LARGE), value, rounding(value))
-
-
-def _nearest_fp16(value: torch.Tensor) -> torch.Tensor:
-    """Rounds to the nearest FP16 number, with FP16's subnormals, underflow and overflow."""
-    return value.half().float()
-
-
-def _stochastic_fp16(seed: int) -> Rounding:
-    """Rounds to FP16's 11 significant bits, up or down with a probability by distance; the range stays FP32's."""
-    noise = _RandomNumbers(
-        seed, lambda size, generator: torch.randint(1 << _LOST_BITS, (size,), generator=generator, dtype=torch.int32)
-    )
-
-    def rounding(value: torch.Tensor) -> torch.Tensor:
-        bits = value.contiguous().view(torch.int32) + noise(value.shape)
-        return (bits >> _LOST_BITS << _LOST_BITS).view(torch.float32)
-
-    return rounding
-
-
-def _stochastic_fp32(seed: int) -> Rounding:
-    """Moves to a neighbouring FP32 number at random, or not at all."""
-    noise = _RandomNumbers(seed, lambda size, generator: (torch.rand(size, generator=generator) - 0.5) * 2 * _STEP32)
-    return lambda value: torch.addcmul(value, value, noise(value.shape))
-
-
-class _RandomNumbers:
-    """Random numbers, drawn once and reused from a random offset: drawing them for every call would take too long."""
-
-    def __init__(self, seed: int, draw: Callable[[int, torch.Generator], torch.Tensor]) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        self._draw = draw
-        self._drawn = draw(_SLACK, self._generator)
-
-    def __call__(self, shape: torch.Size) -> torch.Tensor:
-        if self._drawn.numel() < shape.numel() + _SLACK:
-            self._drawn = self._draw(shape.numel() + _SLACK, self._generator)
-        start = int(torch.randint(_SLACK, (), generator=self._generator))
-        return self._drawn[start : start + shape.numel()].view(shape)

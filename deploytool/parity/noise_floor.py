@@ -39,17 +39,31 @@ def noise(
     )
 
 
+def with_bf16(noise: Noise, runs: Sequence[Arrays], truth: Arrays) -> Noise:
+    """The noise with that of perturbed BF16 answers `runs` to cases whose FP64 answers are `truth`."""
+    floors = [_floor(runs, truth, perturbation.part) for perturbation in noise.parts]
+    parts = tuple(replace(each, bf16=floor) for each, floor in zip(noise.parts, floors, strict=True))
+    return replace(noise, bf16=_max(floors), parts=parts)
+
+
 def tied(noise: Noise, fp32: Arrays, fp16: Arrays) -> Noise:
     """The noise with the share of each part's elements that are ties in FP32 and in FP16."""
-
-    def share(ties: Arrays, part: OutputPart) -> float:
-        return metrics.ties_share(ties[part.output], part) if part.labels and part.output in ties else 0.0
-
     parts = tuple(
-        replace(perturbation, tied32=share(fp32, perturbation.part), tied16=share(fp16, perturbation.part))
+        replace(perturbation, tied32=_share(fp32, perturbation.part), tied16=_share(fp16, perturbation.part))
         for perturbation in noise.parts
     )
     return replace(noise, parts=parts)
+
+
+def tied_bf16(noise: Noise, ties: Arrays) -> Noise:
+    """The noise with the share of each part's elements that are ties in BF16."""
+    parts = tuple(replace(moved, tied_bf16=_share(ties, moved.part)) for moved in noise.parts)
+    return replace(noise, parts=parts)
+
+
+def _share(ties: Arrays, part: OutputPart) -> float:
+    """The share of a part's elements that are ties; 0 for a part that is no labels."""
+    return metrics.ties_share(ties[part.output], part) if part.labels and part.output in ties else 0.0
 
 
 def _larger(drawn: Floor, order: Floor, share: Floor) -> Floor:

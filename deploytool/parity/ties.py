@@ -1,7 +1,7 @@
 """Finds ties: labels and truth values of a model that rounding alone may decide differently.
 
 A torch call that makes integers or truth values from floating-point values is a decision: argmax, comparison, rounding.
-The perturbation of its arguments by FP32 or FP16 arithmetic is recorded, and the call is repeated with random
+The perturbation of its arguments by FP32, FP16 or BF16 arithmetic is recorded, and the call is repeated with random
 perturbations of that size. A result that changes is a tie. The model continues with the changed result, so that the
 outputs show the consequences.
 """
@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 
 from deploytool.data.golden import Arrays
 from deploytool.parity import detection_rows
-from deploytool.parity.metrics import MARGIN16, MARGIN32
-from deploytool.results.report import COARSEST
+from deploytool.parity.metrics import RULES, Rule
+from deploytool.spec import Precision
 from deploytool.tasks.rows import DetectionRows
 
 _CASES = 4  # on which the perturbation of decision arguments is recorded, and cases in one batch
@@ -74,20 +74,30 @@ def find(
     of these rows, so that they can be brought into the order of other answers. Raises StageFailed where the model does
     not support such a run.
     """
+    return Ties(
+        find_in(Precision.FP32, runs.exact, runs.single, inputs, reference, names, rows),
+        find_in(Precision.FP16, runs.exact, runs.half, inputs, reference, names, rows),
+    )
+
+
+def find_in(
+    precision: Precision,
+    exact: Run,
+    perturbed: Sequence[Run],
+    inputs: Arrays,
+    reference: Arrays,
+    names: Sequence[str],
+    rows: DetectionRows | None = None,
+) -> Arrays:
+    """The ties in one precision, whose rounding the runs `perturbed` have."""
     first = {name: array[:_CASES] for name, array in inputs.items()}
-    exact = _record(runs.exact, first)
-
-    def ends(perturbed: Sequence[Run], margin: float) -> Arrays:
-        reach = _reach(exact, [_record(run, first) for run in perturbed], margin)
-        if rows is not None:
-            return _of_rows(runs.exact, inputs, reference, reach, rows)
-        extremes = [
-            _decide_differently(runs.exact, inputs, reach, choice)
-            for choice in (_Choice(torch.minimum), _Choice(torch.maximum))
-        ]
-        return {name: _span(reference[name], *(extreme[name] for extreme in extremes)) for name in names}
-
-    return Ties(ends(runs.single, MARGIN32.max_error), ends(runs.half, MARGIN16.max_error))
+    reach = _reach(_record(exact, first), [_record(run, first) for run in perturbed], RULES[precision])
+    if rows is not None:
+        return _of_rows(exact, inputs, reference, reach, rows)
+    extremes = [
+        _decide_differently(exact, inputs, reach, choice) for choice in (_Choice(torch.minimum), _Choice(torch.maximum))
+    ]
+    return {name: _span(reference[name], *(extreme[name] for extreme in extremes)) for name in names}
 
 
 def _of_rows(
@@ -122,18 +132,16 @@ def _record(run: Run, inputs: Arrays) -> _Values:
     return mode.recorded
 
 
-def _reach(exact: _Values, perturbed: Sequence[_Values], margin: float) -> dict[Key, list[float]]:
-    """For each argument of a decision, the tolerated error: `margin` times its perturbation by rounding."""
+def _reach(exact: _Values, perturbed: Sequence[_Values], rule: Rule) -> dict[Key, list[float]]:
+    """For each argument of a decision, the tolerated error: the rule's margin times its perturbation by rounding."""
     reach: dict[Key, list[float]] = {}
     for key, values in exact.items():
         others = [recorded[key] for recorded in perturbed if key in recorded]
-        reach[key] = [
-            _tolerated(value, [other[index] for other in others], margin) for index, value in enumerate(values)
-        ]
+        reach[key] = [_tolerated(value, [other[index] for other in others], rule) for index, value in enumerate(values)]
     return reach
 
 
-def _tolerated(value: torch.Tensor, perturbed: Sequence[torch.Tensor], margin: float) -> float:
+def _tolerated(value: torch.Tensor, perturbed: Sequence[torch.Tensor], rule: Rule) -> float:
     finite = value[value.isfinite()]
     if not finite.numel() or bool((finite == finite.round()).all()):  # integers were decided before
         return 0.0
@@ -141,7 +149,7 @@ def _tolerated(value: torch.Tensor, perturbed: Sequence[torch.Tensor], margin: f
         (other - value)[value.isfinite() & other.isfinite()].abs() for other in perturbed if other.shape == value.shape
     ]
     largest = max((float(difference.max()) for difference in differences if difference.numel()), default=0.0)
-    return min(margin * largest, COARSEST * float(finite.abs().max()))
+    return min(rule.margin.max_error * largest, rule.coarsest * float(finite.abs().max()))
 
 
 def _span(*answers: npt.NDArray[Any]) -> npt.NDArray[Any]:

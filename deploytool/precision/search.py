@@ -63,16 +63,41 @@ def smallest_set(
     return search.found(search.exchanged(kept, needed, ranked))
 
 
+def smallest_ordered_set(order: Sequence[str], judge: Callable[[Kept], Evaluation], most: int) -> SearchResult:
+    """A small set of nodes that holds, for nodes whose order of usefulness is known, the most useful first.
+
+    The fewest leading nodes that hold together are found by bisection; superfluous ones are dropped, the least useful
+    first; then two kept nodes are exchanged for one other. After `most` evaluations it ends with the best set so far,
+    or, if the bisection needs more, with its result.
+    """
+    search = _Search(tuple(order), judge, {}, most)
+    if search.holds(frozenset()):
+        return search.found(frozenset())
+    ranked = [(node,) for node in order]
+    kept = search.prefix(ranked, frozenset())
+    if not search.holds(kept):
+        return search.found(kept)
+    for node in reversed(order):
+        if node in kept and not search.spent() and search.holds(kept - {node}):
+            kept -= {node}
+    return search.found(search.exchanged(kept, frozenset(), ranked))
+
+
 class _Search:
     """The steps of the search, with a cache of the evaluated sets."""
 
-    def __init__(self, nodes: tuple[str, ...], judge: Callable[[Kept], Evaluation], costs: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        nodes: tuple[str, ...],
+        judge: Callable[[Kept], Evaluation],
+        costs: Mapping[str, float],
+        most: int | None = None,
+    ) -> None:
         self._judge, self._costs = judge, costs
         self._tried: dict[Kept, Evaluation] = {}
         self._nodes, self.all = nodes, frozenset(nodes)
-        self._limit = min(
-            max(3 * len(nodes), (1 << len(nodes)) // 11), MOST
-        )  # with eight nodes or more, less than a tenth of all sets
+        usual = min(max(3 * len(nodes), (1 << len(nodes)) // 11), MOST)  # from eight nodes on less than a tenth of all
+        self._limit = usual if most is None else most
 
     def judged(self, kept: Kept) -> Evaluation:
         if kept not in self._tried:
@@ -89,7 +114,8 @@ class _Search:
         held = kept if self.holds(kept) else None
         return SearchResult(held, len(self._tried))
 
-    def _spent(self, share: float = 1.0) -> bool:
+    def spent(self, share: float = 1.0) -> bool:
+        """Whether this share of the evaluations has been made."""
         return len(self._tried) >= share * self._limit
 
     def units(self, groups: Iterable[Sequence[str]], needed: Kept) -> list[tuple[str, ...]]:
@@ -100,7 +126,7 @@ class _Search:
         units = [tuple(group) for group in groups if group]
         if sum(map(len, units)) <= _SINGLY:
             return [(node,) for unit in units for node in unit]
-        while not self._spent(0.5) and (large := [unit for unit in units if len(unit) > 1]):
+        while not self.spent(0.5) and (large := [unit for unit in units if len(unit) > 1]):
             worst = max(large, key=lambda unit: self.without(unit).error)
             if self.without(worst).holds and self.holds(needed | self.proven(units)):
                 break
@@ -118,7 +144,7 @@ class _Search:
         order = sorted(units, key=lambda unit: (-alone[unit], self._cost(unit)))
         if not self._finite(needed):
             return order
-        helped = {unit: self.judged(needed.union(unit)).error for unit in order if not self._spent(0.75)}
+        helped = {unit: self.judged(needed.union(unit)).error for unit in order if not self.spent(0.75)}
         return sorted(order, key=lambda unit: (helped.get(unit, float("inf")), -alone[unit], self._cost(unit)))
 
     def _finite(self, kept: Kept) -> bool:
@@ -138,7 +164,7 @@ class _Search:
     def dropped(self, unit: Sequence[str], kept: Kept) -> Kept:
         """The kept nodes without the superfluous ones of a unit: all of them at once, or those of each half."""
         unit = [node for node in unit if node in kept]
-        if not unit or self._spent() or (len(unit) == 1 and not self.without(unit).holds):
+        if not unit or self.spent() or (len(unit) == 1 and not self.without(unit).holds):
             return kept
         if self.holds(kept.difference(unit)):
             return kept.difference(unit)
@@ -159,7 +185,7 @@ class _Search:
         removable = [node for node in reversed(order) if node in kept - needed]
         for other in (node for node in order if node not in kept):
             for pair in combinations(removable, 2):
-                if self._spent():
+                if self.spent():
                     return
                 if self.holds(kept.difference(pair).union({other})):
                     yield kept.difference(pair).union({other})

@@ -1,7 +1,7 @@
 """Finds small constants that FP16 cannot represent: epsilons and lower limits that guard against log(0) and x / 0.
 
-The smallest FP16 number is 6e-8, and below 6e-6 its relative steps exceed 1 %. The nodes around such a constant must
-compute in FP32: from where the small values are produced to where they are no longer small.
+The smallest FP16 number is 6e-8, and below 6e-6 its relative steps exceed 1 %; BF16 has the range of FP32. The nodes
+around such a constant must compute in FP32: from where the small values are produced to where they are no longer small.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
-from deploytool.host import fp16_rounding
+from deploytool.backends.narrow_floats import NarrowFloat
 from deploytool.precision.internal_sums import is_summand
 from deploytool.precision.positional import MOVING
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
@@ -41,18 +41,18 @@ _ENDING = (
 
 @dataclass(frozen=True)
 class SmallConstant:
-    """A node with a constant that FP16 cannot represent, and the nodes around it that must be FP32."""
+    """A node with a constant that the narrow type cannot represent, and the nodes around it that must be FP32."""
 
     node: str
     number: float
     around: tuple[str, ...]
 
 
-def find(model: onnx.ModelProto, among: Sequence[str]) -> list[SmallConstant]:
+def find(model: onnx.ModelProto, among: Sequence[str], narrow: NarrowFloat) -> list[SmallConstant]:
     """The small constants of a graph whose nodes are named, restricted to the nodes `among`, in graph order."""
     graph, constants = EditableGraph(model), list[SmallConstant]()
     for node in graph.nodes:
-        number = _lost_constant(node, graph)
+        number = _lost_constant(node, graph, narrow)
         if number is not None and node.name in among:
             downstream = [node, *_downstream(node, graph)]
             around = {neighbour.name for neighbour in (*downstream, *_upstream(downstream, graph))}
@@ -60,15 +60,15 @@ def find(model: onnx.ModelProto, among: Sequence[str]) -> list[SmallConstant]:
     return constants
 
 
-def _lost_constant(node: NodeProto, graph: EditableGraph) -> float | None:
-    """The constant with which a node guards, if FP16 cannot represent it."""
+def _lost_constant(node: NodeProto, graph: EditableGraph, narrow: NarrowFloat) -> float | None:
+    """The constant with which a node guards, if the narrow type cannot represent it."""
     if node.op_type == "BatchNormalization":
-        return _lost_variance(node, graph)
+        return _lost_variance(node, graph, narrow)
     if node.op_type not in _GUARDING:
         return None
     for name in node.input:
         number = _constant_value(name, graph) if name else None
-        if number and _rounding_error(number) > _COARSE * abs(number):
+        if number and _rounding_error(number, narrow) > _COARSE * abs(number):
             return number
     return None
 
@@ -89,21 +89,21 @@ def _constant_value(name: str, graph: EditableGraph) -> float | None:
     return None
 
 
-def _lost_variance(node: NodeProto, graph: EditableGraph) -> float | None:
-    """The variance of a batch norm with the largest FP16 rounding error, if that matters beside its epsilon."""
+def _lost_variance(node: NodeProto, graph: EditableGraph, narrow: NarrowFloat) -> float | None:
+    """The variance of a batch norm with the largest rounding error, if that matters beside its epsilon."""
     stored = graph.constant(node.input[4])
     if stored is None or not stored.size:
         return None
     variance = stored.astype(np.float64)
     epsilon = float(attributes(node).get("epsilon", 1e-5))
-    errors = np.abs(fp16_rounding.nearest(variance).astype(np.float64) - variance) / (variance + epsilon)
+    errors = np.abs(narrow.nearest(variance).astype(np.float64) - variance) / (variance + epsilon)
     worst = int(errors.argmax())
     return float(variance[worst]) if errors[worst] > _COARSE else None
 
 
-def _rounding_error(number: float) -> float:
-    """The FP16 rounding error of a constant below 1; larger constants guard nothing."""
-    return abs(float(fp16_rounding.nearest(number)) - number) if abs(number) < 1.0 else 0.0
+def _rounding_error(number: float, narrow: NarrowFloat) -> float:
+    """The rounding error of a constant below 1; larger constants guard nothing."""
+    return abs(float(narrow.nearest(number)) - number) if abs(number) < 1.0 else 0.0
 
 
 def _upstream(nodes: Sequence[NodeProto], graph: EditableGraph) -> list[NodeProto]:
