@@ -67,6 +67,20 @@ def read(model: Model, items: Sequence[Sequence[Path]], sizes: Mapping[str, Rang
         yield _batch(inputs, waiting)
 
 
+def of_cases(inputs: Arrays, model: Model) -> Iterator[Batch]:
+    """Cases that are inputs already, as batches; a picture in them is taken to fill its input."""
+    cases = len(next(iter(inputs.values())))
+    found = image_inputs.find(model.inputs, model.preprocessing, {})
+    size = (1, 1)
+    if found:
+        shape, first = inputs[found[0].tensor.name].shape, model.preprocessing.layout.index("H")
+        size = shape[first], shape[first + 1]
+    for start in range(0, cases, _MOST):
+        indices = tuple(range(start, min(start + _MOST, cases)))
+        part = {name: array[start : start + _MOST] for name, array in inputs.items()}
+        yield Batch(indices, part, size, (Placement(size, size, (0, 0), size),) * len(indices))
+
+
 def _read(inputs: Sequence[ImageInput], index: int, paths: Sequence[Path], sizes: Mapping[str, Range]) -> _Read:
     fitted, placements = list[Pixels](), list[Placement]()
     for image_input, path in zip(inputs, paths, strict=True):

@@ -17,7 +17,7 @@ from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.host import disk
 from deploytool.results.output_parts import OutputPart
-from deploytool.spec import Preprocessing
+from deploytool.spec import ADDED, Precision, Preprocessing
 from deploytool.tasks.rows import DetectionRows
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -41,9 +41,9 @@ class Floor:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """The noise of one output part in FP32 and in FP16, relative to the scale of that part.
+    """The noise of one output part in FP32, in FP16 and, if it was measured, in BF16, relative to the part's scale.
 
-    `tied32` and `tied16` are the shares of its elements that are ties, for labels.
+    `tied32`, `tied16` and `tied_bf16` are the shares of its elements that are ties, for labels.
     """
 
     part: OutputPart
@@ -51,6 +51,12 @@ class Perturbation:
     fp16: Floor
     tied32: float = 0.0
     tied16: float = 0.0
+    bf16: Floor | None = field(default=None, metadata=ADDED)
+    tied_bf16: float = field(default=0.0, metadata=ADDED)
+
+    def tied(self, precision: Precision) -> float:
+        """The share of ties in a precision."""
+        return {Precision.FP32: self.tied32, Precision.FP16: self.tied16, Precision.BF16: self.tied_bf16}[precision]
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Noise:
     """The noise of the answers in FP32 and in FP16: the largest of all parts, and that of each of the `parts`.
 
     `rows` are the detections that the model selected, which are compared as a set; None for other models. `swapped32`
-    and `swapped16` are the shares of these that its suppression keeps instead of others of nearly equal score.
+    and `swapped16` are the shares of these that its suppression keeps instead of others of nearly equal score. `bf16`
+    is None unless the noise in BF16 was measured too.
     """
 
     fp32: Floor
@@ -67,6 +74,20 @@ class Noise:
     rows: DetectionRows | None = field(default=None, metadata={"optional": True})
     swapped32: float = field(default=0.0, metadata={"optional": True})
     swapped16: float = field(default=0.0, metadata={"optional": True})
+    bf16: Floor | None = field(default=None, metadata=ADDED)
+    swapped_bf16: float = field(default=0.0, metadata=ADDED)
+
+    def floor(self, precision: Precision) -> Floor:
+        """The noise in a precision that was measured."""
+        floor = {Precision.FP32: self.fp32, Precision.FP16: self.fp16, Precision.BF16: self.bf16}[precision]
+        assert floor is not None
+        return floor
+
+    def swapped(self, precision: Precision) -> float:
+        """The share of swapped rows in a precision."""
+        return {Precision.FP32: self.swapped32, Precision.FP16: self.swapped16, Precision.BF16: self.swapped_bf16}[
+            precision
+        ]
 
 
 @dataclass(frozen=True)
@@ -89,8 +110,9 @@ class Golden:
 
     `pixels` are uint8 NHWC images (0 × 0 where the model takes none); `inputs` the model's inputs; `outputs` its FP32
     answers; `reference` its FP64 answers; `labels` the true classes, -1 where unknown; `preprocessing` how pixels
-    become inputs; `noise` the model's numerical noise; `edges` the edge cases; `ties32` and `ties16` the range (least,
-    most) of shape (2, cases, ...) in which FP32 and FP16 rounding may move outputs that are compared by equality.
+    become inputs; `noise` the model's numerical noise; `edges` the edge cases; `ties32`, `ties16` and
+    `ties_bf16` the range (least, most) of shape (2, cases, ...) in which FP32, FP16 and BF16 rounding may move outputs
+    that are compared by equality.
 
     `pixels` are those of the first image input, and `further_pixels` those of the others by name, which may be missing
     for the last cases.
@@ -107,14 +129,15 @@ class Golden:
     ties32: Arrays = field(default_factory=dict)
     ties16: Arrays = field(default_factory=dict)
     further_pixels: PixelsByInput = field(default_factory=dict)
+    ties_bf16: Arrays = field(default_factory=dict)
 
-    def ties(self, *, half: bool) -> Arrays:
-        """The ties in FP16 if `half`, else those in FP32."""
-        return self.ties16 if half else self.ties32
+    def ties(self, precision: Precision) -> Arrays:
+        """The ties in a precision."""
+        return {Precision.FP32: self.ties32, Precision.FP16: self.ties16, Precision.BF16: self.ties_bf16}[precision]
 
 
 def write(path: Path, golden: Golden) -> None:
-    """Writes the sample as one .npz file; equal samples give equal bytes."""
+    """Writes the sample as one .npz file, without ties in BF16; equal samples give equal bytes."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     groups |= {"ties32": golden.ties32, "ties16": golden.ties16, _FURTHER: golden.further_pixels}
     for number, edge in enumerate(golden.edges):
@@ -133,6 +156,23 @@ def write(path: Path, golden: Golden) -> None:
 def first_pixels(pixels: PixelsByInput, count: int) -> Pixels:
     """The pixels of the first image input of `count` cases, count × 0 × 0 × 3 without one."""
     return next(iter(pixels.values()), np.zeros((count, 0, 0, 3), np.uint8))
+
+
+def write_bf16(path: Path, noise: Noise, ties: Arrays) -> None:
+    """Writes what is known of a sample in BF16: the noise, with that in BF16, and the ties."""
+    arrays = {f"ties_bf16.{name}": array for name, array in ties.items()}
+    with disk.writing(path):
+        np.savez(path, allow_pickle=False, noise=np.array(serde.text(noise)), **arrays)
+
+
+def with_bf16(sample: Golden, path: Path) -> Golden:
+    """The sample with the noise and the ties that `write_bf16` wrote; raises BadInput if the file holds none."""
+    try:
+        with path.open("rb") as opened, _loaded(opened) as file:
+            noise = serde.decode(Noise, serde.loads(str(file["noise"])))
+            return replace(sample, noise=noise, ties_bf16=_group(file, "ties_bf16"))
+    except Exception as error:
+        raise _no_sample(path, error) from error
 
 
 def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> None:
@@ -222,7 +262,8 @@ def first_cases(sample: Golden, count: int) -> Golden:
     """The first `count` cases of a sample, all of them if there are fewer, without its edges."""
     groups = (sample.inputs, sample.outputs, sample.reference)
     inputs, outputs, reference = ({name: array[:count] for name, array in each.items()} for each in groups)
-    ties32, ties16 = ({name: ends[:, :count] for name, ends in each.items()} for each in (sample.ties32, sample.ties16))
+    ties = (sample.ties32, sample.ties16, sample.ties_bf16)
+    ties32, ties16, ties_bf16 = ({name: ends[:, :count] for name, ends in each.items()} for each in ties)
     return replace(
         sample,
         pixels=sample.pixels[:count],
@@ -234,6 +275,7 @@ def first_cases(sample: Golden, count: int) -> Golden:
         ties32=ties32,
         ties16=ties16,
         further_pixels={name: array[:count] for name, array in sample.further_pixels.items()},
+        ties_bf16=ties_bf16,
     )
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from deploytool.data import image_folder
 from deploytool.data.image_folder import Folder
-from deploytool.data.labels.labelled_images import existing, is_file
+from deploytool.data.labels.labelled_images import class_numbers, existing, is_file
 from deploytool.errors import BadInput
 
 LABEL = "label"  # the column with the class of each item
-_MOST_DIGITS = 9  # of the index of a class; what is longer is a name
 _SUFFIX = ".csv"
 
 
@@ -138,8 +137,9 @@ def _table(file: Path, inputs: Sequence[str]) -> Items:
     paths = tuple(tuple(existing(file.parent, row[name], file) for name in inputs) for row in rows)
     _check_unique(file, paths)
     labels = [row[LABEL] for row in rows] if set(head[1]) > set(inputs) else []
-    if all(label.isdecimal() and len(label) <= _MOST_DIGITS for label in labels):
-        return Items(paths, (), tuple(map(int, labels)))
+    numbers = class_numbers(labels, file)
+    if numbers is not None:
+        return Items(paths, (), numbers)
     classes = sorted(set(labels))
     return Items(paths, tuple(classes), tuple(map(classes.index, labels)))
 

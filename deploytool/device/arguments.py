@@ -92,6 +92,7 @@ SECONDS = Argument(
     minimum=0.1,
     maximum=3600,
 )
+TOP = Argument("top", "Number of classes to name.", int, flag="--top", default=5, minimum=1, maximum=1_000_000)
 MIN_SCORE = Argument(
     "min_score", "Lowest score of a box.", float, flag="--min-score", default=0.25, minimum=0, maximum=1
 )
@@ -126,7 +127,7 @@ COMMANDS: Mapping[str, Command] = {
                 metavar="IMAGE",
                 repeated=True,
             ),
-            Argument("top", "Number of classes to name.", int, flag="--top", default=5, minimum=1),
+            TOP,
             MIN_SCORE,
             DRAW,
             KEY,

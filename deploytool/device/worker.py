@@ -33,7 +33,7 @@ from deploytool.host import disk, files, memory, scratch
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
 from deploytool.results.report import Check
-from deploytool.spec import BATCH, EnginePlan, Precision, Range, Task
+from deploytool.spec import BATCH, EnginePlan, Range, Task
 
 _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may round differently, by no more than this
 
@@ -160,7 +160,7 @@ def _relative_error(computed: Array, expected: Array) -> float:
 def _check(outputs: Arrays, sample: Golden, request: Request) -> Check:
     precision = request.candidate.precision
     try:
-        tolerance, ties = request.manifest.tolerances[precision], sample.ties(half=precision is Precision.FP16)
+        tolerance, ties = request.manifest.tolerances[precision], sample.ties(precision)
         return metrics.check(outputs, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error

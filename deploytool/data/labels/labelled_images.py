@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +13,7 @@ from deploytool.tasks.annotations import Boxes
 
 _LONGEST = 200  # characters of a name in a message
 _LISTED = 5  # names of classes in a message
+_NUMBER = re.compile(r"(-?\d{1,9})(\.0*)?")  # 3, and 3.0 as pandas writes it; what is longer is a name
 
 Target: TypeAlias = int | Boxes | Path | tuple[str, ...] | None  # class, objects, file of a mask, tokens, nothing
 
@@ -68,3 +71,16 @@ def class_index(name: str, classes: dict[str, int], source: Path) -> int:
         known = ", ".join([*list(classes)[:_LISTED], *(["…"] if len(classes) > _LISTED else [])])
         raise BadInput(f"{source} names the unknown class {shortened(name)}", f"the model's classes are: {known}")
     return classes[name]
+
+
+def class_numbers(labels: Sequence[str], source: Path) -> tuple[int, ...] | None:
+    """The indices of classes that labels are; None if one of them is a name. Raises BadInput for a negative number."""
+    found = [_NUMBER.fullmatch(label) for label in labels]
+    numbers = tuple(int(match[1]) for match in found if match)
+    if len(numbers) < len(labels):
+        return None
+    negative = next((label for label, number in zip(labels, numbers, strict=True) if number < 0), None)
+    if negative is not None:
+        problem = f"{source} has the class {negative}, and classes are counted from 0"
+        raise BadInput(problem, "leave out what has no class, or write names of classes")
+    return numbers

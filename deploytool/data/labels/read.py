@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deploytool.data import items
+from deploytool.data import batches, items
 from deploytool.data.items import Items
 from deploytool.data.labels import coco, masks, table
 from deploytool.data.labels.labelled_images import LabelledImages, Target, class_index
@@ -15,7 +15,8 @@ from deploytool.errors import BadInput
 from deploytool.spec import Model, Options, Task
 
 _FORMS = {
-    Task.CLASSIFY: "a CSV file with FILE,CLASS, or leave --labels out for a folder with one sub-folder a class",
+    Task.CLASSIFY: "a CSV file with FILE,CLASS, or leave it out for one sub-folder a class, or items with a column "
+    f"{items.LABEL}",
     Task.DETECT: "a JSON file of annotations in COCO's format",
     Task.SEGMENT: "a folder of masks, a PNG for each picture",
     Task.TOKENS: "a CSV file with FILE,TEXT",
@@ -30,11 +31,15 @@ def task_of(labels: Path) -> Task | None:
 
 
 def of_run(options: Options, model: Model) -> LabelledImages:
-    """The items of --data with their labels, for a settled model; raises BadInput as `read` does."""
+    """The items of --data for a settled model, with their labels if there is a metric; raises BadInput as `read` does.
+
+    It does so too for a model that takes anything but images.
+    """
     assert options.data is not None
+    batches.check_input(model)
     labels = Path(options.labels.path) if options.labels else None
     names = [tensor.name for tensor in model.inputs]
-    return read(Path(options.data.path), labels, model.task, model.classes, names)
+    return read(Path(options.data.path), labels, model.task if options.metric else None, model.classes, names)
 
 
 def read(
@@ -88,7 +93,7 @@ def _classes(data: Path, found: Items, classes: Sequence[str]) -> tuple[tuple[Ta
     if not found.classes:  # indices in a CSV file
         table.check_indices(data, found.labels, classes)
         return found.labels, tuple(classes)
-    if not set(found.classes) & set(classes):
+    if not classes or (not items.is_table(data) and not set(found.classes) & set(classes)):
         return found.labels, found.classes
     indices = {name: index for index, name in enumerate(classes)}
     return tuple(class_index(found.classes[label], indices, data) for label in found.labels), tuple(classes)

@@ -7,24 +7,23 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploytool.data.labels.labelled_images import LabelledImages, class_index, existing
+from deploytool.data.labels.labelled_images import LabelledImages, class_index, class_numbers, existing
 from deploytool.errors import BadInput
 
 _REMEDY = "write one line for each picture: FILE,LABEL"
-_MOST_DIGITS = 9  # of the index of a class; what is longer is a name
 _HEADS = {"file", "file_name", "filename", "filepath", "image", "image_name", "img", "name", "path", "picture"}
 
 
 def read_classes(file: Path, folder: Path, classes: Sequence[str]) -> LabelledImages:
     """The pictures of the file with their classes: indices, or names of the model's classes or of the file's own.
 
-    Raises BadInput as `_rows` does, and for an unknown class.
+    Raises BadInput as `_rows` does, and for an unknown class or a negative index.
     """
     rows = list(_rows(file, folder))
-    if all(label.isdecimal() and len(label) <= _MOST_DIGITS for _, label in rows):
-        targets = [int(label) for _, label in rows]
+    targets = class_numbers([label for _, label in rows], file)
+    if targets is not None:
         check_indices(file, targets, classes)
-        return LabelledImages(tuple(path for path, _ in rows), tuple(targets), tuple(classes))
+        return LabelledImages(tuple(path for path, _ in rows), targets, tuple(classes))
     ordered = tuple(classes) or tuple(sorted({label for _, label in rows}))
     indices = {name: index for index, name in enumerate(ordered)}
     named = tuple(class_index(label, indices, file) for _, label in rows)
