@@ -14,6 +14,7 @@ AUTO = "auto"  # as a choice: what a search finds, or the first that holds
 INPUT_OPTION, CLASSES_OPTION, DECODE_OPTION = "--input", "--classes", "--decode"
 OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
 TORCHSCRIPT_OPSET = 20  # the newest that the torchscript exporter supports
+BF16_OPSET = 22  # the first in which all operators that have FP16 have BF16 too
 ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
 OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
@@ -37,7 +38,10 @@ class Stage(StrEnum):
     EXPORT = "export"
     SIMPLIFY = "simplify"
     REWRITE = "rewrite"
+    CALIBRATE = "calibrate"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
     KNOWN_ISSUES = "known_issues"
     BUILD = "build"
     FAULTS = "faults"
@@ -48,7 +52,8 @@ class Stage(StrEnum):
     @property
     def precision(self) -> Precision:
         """The precision in which the artifacts of the stage compute."""
-        return Precision.FP16 if self in (Stage.FP16, Stage.BUILD) else Precision.FP32
+        own = Precision.FP16 if self is Stage.BUILD else self.value
+        return Precision(own) if own in tuple(Precision) else Precision.FP32
 
 
 class Task(StrEnum):
@@ -70,10 +75,15 @@ class SourceKind(StrEnum):
 
 
 class Precision(StrEnum):
-    """The floating-point type of an artifact's computation, or of its inputs and outputs."""
+    """The type of an artifact's computation, or of its inputs and outputs (one of `FLOATS`)."""
 
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+FLOATS = (Precision.FP32, Precision.FP16)  # those with a numerical tolerance
 
 
 class Fill(StrEnum):
@@ -340,11 +350,11 @@ class Options:
     """The options of a run; `stages.registry.STAGES` lists those that each stage reads.
 
     `rewrite_implied` says that the user did not choose the rewrite, so that it is dropped if its outputs deviate.
-    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`. `outputs` are the
-    names of the outputs to export; empty for all. `floor` is the oldest version of each runtime that must read the
-    graph. `fixed_batch` is the batch size if the user gave a single one: a model that supports no other has it.
-    `metric` is the name of a metric, or a reference to the user's function with the digest of its files; `max_drop` is
-    the margin, None for that of the metric.
+    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`; `keep` are those that
+    stay out of INT8, whose ranges are measured on `calibration`. `outputs` are the names of the outputs to export;
+    empty for all. `floor` is the oldest version of each runtime that must read the graph. `fixed_batch` is the batch
+    size if the user gave a single one: a model that supports no other has it. `metric` is the name of a metric, or a
+    reference to the user's function with the digest of its files; `max_drop` is the margin, None for its usual one.
     """
 
     seed: int = 0
@@ -376,10 +386,8 @@ class Options:
     metric: Source | None = None
     labels: Source | None = None
     max_drop: float | None = None
-
-
-def _ignore_progress(done: int, total: int) -> None:
-    """The default of `Job.watch`."""
+    calibration: Source | None = None
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -388,4 +396,4 @@ class Job:
 
     model: Model
     options: Options = Options()
-    watch: Callable[[int, int], None] = _ignore_progress
+    watch: Callable[[int, int], None] = lambda done, total: None

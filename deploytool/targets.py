@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deploytool.errors import BadInput
 from deploytool.host import machine
-from deploytool.spec import Decision, EnginePlan, TargetPlan
+from deploytool.spec import Decision, EnginePlan, Precision, TargetPlan
 
 THIS = "this"
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt_rtx"  # the flavours, by the names of their Python modules
@@ -56,6 +56,8 @@ FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred if both can build: 
 }
 DISTRIBUTIONS = tuple(flavour.distribution for flavour in FLAVOURS.values())
 _TURING = "7.5"  # not in the default: its kernels would double the size of the engine, so it gets a separate file
+
+_FIRST_CAPABILITIES = {Precision.BF16: "8.0"}  # of the GPUs that compute in it; all compute in the others
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,26 @@ def _decide(name: str, here: str | None) -> Decision:
         why = "tensorrt-rtx is not installed here, and TensorRT builds only on the target GPU"
         return Decision(name, TargetPlan.ON_DEVICE, why, capability, TENSORRT)
     return Decision(name, TargetPlan.HERE, "TensorRT-RTX builds for it without a GPU", capability, TENSORRT_RTX)
+
+
+def precision_problem(capability: str, precision: Precision) -> str | None:
+    """Why GPUs of a compute capability cannot compute in a precision; None if they can."""
+    first = _FIRST_CAPABILITIES.get(precision)
+    if first is None or _number(capability) >= _number(first):
+        return None
+    return f"compute capability {capability} has no {precision.upper()}, which starts with {first}"
+
+
+def check_precision(decisions: Sequence[Decision], precision: Precision) -> None:
+    """Raises BadInput if the GPU of one of these targets cannot compute in a precision."""
+    for decision in decisions:
+        problem = precision_problem(decision.capability, precision) if decision.capability else None
+        if problem:
+            raise BadInput(f"target {decision.target}: {problem}", "leave that target out, or choose FP16 for it")
+
+
+def _number(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 def _this_machine(here: str | None) -> Decision:

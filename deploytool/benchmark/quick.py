@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploytool.backends import eager, given_graph, onnxruntime
+from deploytool.backends import eager, given_graph, onnxruntime, openvino
 from deploytool.backends.session import Session
 from deploytool.benchmark import comparison, machine_state, ratio
 from deploytool.benchmark.interleave import TimingSeries
@@ -20,8 +20,9 @@ from deploytool.errors import MissingBackend
 from deploytool.host import side_files
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
-from deploytool.results.report import Baseline, Speed
-from deploytool.spec import Job, Model, Stage, Status
+from deploytool.results import runners
+from deploytool.results.report import Baseline, Gain, Speed
+from deploytool.spec import Job, Model, Precision, Stage, Status
 
 
 def measure(
@@ -58,7 +59,16 @@ def measure(
     for step in steps:
         if series := timings.get(artifact_name(step)):
             speeds[step] = _with_timings(speeds[step], original, series, conditions, on_cpu=device == "cpu")
+            if step.stage == Stage.INT8 and (single := timings.get(_single(steps))):
+                gain = ratio.ratio(single.wall_ms, series.wall_ms)
+                speeds[step] = replace(speeds[step], gain=Gain(gain.value, gain.low, gain.high))
     return tuple(speeds.values()), len(original[1].wall_ms)
+
+
+def _single(steps: Sequence[PlannedComparison]) -> str:
+    """The name of the last FP32 graph; empty if there is none."""
+    names = [artifact_name(step) for step in steps if step.graph and Stage(step.stage).precision is Precision.FP32]
+    return names[-1] if names else ""
 
 
 def baseline(model: Model) -> Baseline:
@@ -77,12 +87,14 @@ def start_session(step: PlannedComparison, threads: int) -> AbstractContextManag
     """Starts a step; a graph gets the thread count of torch, because more threads alone would make it faster."""
     if step.graph and step.runner == "onnxruntime":
         return onnxruntime.start(step.graph, step.device, threads, optimise=step.optimise)
+    if step.graph and step.runner == "openvino":
+        return openvino.start(step.graph, step.device, threads)
     return step.open()
 
 
 def artifact_name(step: PlannedComparison) -> str:
     """The artifact's name in the report."""
-    return f"{step.stage}/{step.file}"
+    return runners.artifact(step.stage, step.file, step.runner)
 
 
 def _with_timings(
@@ -90,7 +102,7 @@ def _with_timings(
 ) -> Speed:
     slow = original[1]
     speedup = ratio.ratio(slow.wall_ms, fast.wall_ms)
-    name = f"{speed.stage}/{speed.file}"
+    name = runners.artifact(speed.stage, speed.file, speed.runner)
     verdict, reason = comparison.verdict(
         speedup, original, (name, fast), threads=conditions.threads, uneven=conditions.uneven, on_cpu=on_cpu
     )

@@ -25,7 +25,7 @@ from deploytool.results.artifact import engine_graph
 from deploytool.results.blame import Blame, BlamedGraph, Finding
 from deploytool.results.report import Check, Tolerance
 from deploytool.rewrites.graph import storage
-from deploytool.spec import Stage
+from deploytool.spec import Precision, Stage
 
 _MAX_CASES = 2  # traced through every tensor: those with the largest errors
 _EAGER, _FP64 = "eager", "FP64"
@@ -143,10 +143,9 @@ def _check_graphs(
     previous: Path | None = None
     tolerances, all_right = metrics.tolerances(recorded.noise, requested), True
     for stage, path in graphs:
-        half = stage is Stage.FP16
+        precision, half = stage.precision, stage is Stage.FP16
         outputs = _run(path, recorded.inputs, optimise=not half)  # optimisation crashes on some FP16 graphs
-        tolerance = tolerances.fp16 if half else tolerances.fp32
-        ties = recorded.ties(half=half)
+        tolerance, ties = tolerances.of(precision), recorded.ties(precision)
         try:
             checks[stage] = (
                 metrics.check(outputs, expected, against, tolerance, ties),
@@ -155,7 +154,7 @@ def _check_graphs(
             if half and previous:
                 converted[stage] = _check_as_converted(path, previous, recorded, tolerances.fp32)
                 checks[stage] += (converted[stage],)
-            failed_edges = _failed_edges(path, recorded, tolerances, edge_tolerance, half=half)
+            failed_edges = _failed_edges(path, recorded, tolerances, edge_tolerance, precision)
         except ValueError as error:
             raise StageFailed(f"{stage}/{path.name} against {against}: {error}", FIXED_SIZE_REMEDY) from error
         if all_right and any(check.broken for check in checks[stage]):
@@ -180,15 +179,15 @@ def _check_as_converted(path: Path, previous: Path, recorded: Golden, tolerance:
 
 
 def _failed_edges(
-    path: Path, recorded: Golden, tolerances: Tolerances, edge_tolerance: EdgeTolerance, *, half: bool
+    path: Path, recorded: Golden, tolerances: Tolerances, edge_tolerance: EdgeTolerance, precision: Precision
 ) -> dict[int, Check]:
     """The failed checks at edge cases by the index of the case, with the same rules as the verdict."""
-    failed = {}
+    failed, half = {}, precision is not Precision.FP32
     for index, edge in enumerate(recorded.edges):
         if half and not edge.natural:
             continue
         outputs = _run(path, edge.inputs, optimise=not half)
-        check = edge_checks.check(outputs, edge, recorded, tolerances, edge_tolerance, half=half)
+        check = edge_checks.check(outputs, edge, recorded, tolerances, edge_tolerance, precision)
         if check and check.broken:
             failed[index] = check
     return failed

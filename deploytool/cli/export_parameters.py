@@ -35,7 +35,9 @@ _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "floor": params.floors,
     "decode": params.decoding,
     "outputs": params.names,
+    "precision": params.names,
     "keep_fp32": params.names,
+    "keep": params.names,
     "targets": params.names,
 }
 

@@ -39,7 +39,8 @@ def show(console: Console, report: Report, home: Path) -> None:
         title = f"Speed at batch {report.batch} on {report.device}, {report.rounds} interleaved rounds"
         speed_columns = ("artifact", ">latency", f">{report.baseline}", "speed-up (95 % interval)")
         cli_console.table(console, title, speed_columns, [_speed_row(speed) for speed in report.speeds])
-    findings = (*_no_verdict_lines(report), *_fp16_lines(report), *_fault_lines(report), *report.remarks)
+    made = (*_fp16_lines(report), *_int8_lines(report))
+    findings = (*_no_verdict_lines(report), *made, *_fault_lines(report), *report.remarks)
     for line in (*findings, *_engine_lines(report, home), *_verdict_lines(conclusion(report, home), home)):
         cli_console.say(console, line)
 
@@ -69,8 +70,8 @@ def _show_measures(console: Console, measures: Measures) -> None:
 
 def _name(artifact: Comparison | MeasuredArtifact) -> str:
     """The file of an artifact; for a further run of it, how it is run."""
-    how = runners.LABELS.get(artifact.runner)
-    return f"  {how}" if how else f"{artifact.stage}/{artifact.file}"
+    how = runners.LABELS.get(artifact.runner, "")
+    return f"  {how}" if runners.is_further(artifact.runner) else f"{artifact.stage}/{artifact.file} {how}".strip()
 
 
 def _accuracy(accuracy: Accuracy | None) -> str:
@@ -82,7 +83,7 @@ def _comparison_row(comparison: Comparison, home: Path) -> tuple[str, ...]:
     name, size = _name(comparison), _size(comparison, home)
     if not comparison.checks:
         return (name, size, _NONE, _NONE, _NONE, _NONE, state_text(comparison.status, comparison.reason))
-    size = "" if comparison.runner in runners.LABELS else size
+    size = "" if runners.is_further(comparison.runner) else size
     previous = _error(comparison.checks[0]) if len(comparison.checks) > 1 else _NONE
     last = comparison.checks[-1]
     result = "FAIL" if any(check.broken for check in comparison.checks) else "pass"
@@ -133,7 +134,7 @@ def _error(check: Check) -> str:
 
 
 def _speed_row(speed: Speed) -> tuple[str, ...]:
-    name = f"{speed.stage}/{speed.file}"
+    name = runners.artifact(speed.stage, speed.file, speed.runner)
     if speed.ratio is None:
         return (name, _NONE, _NONE, state_text(speed.status, speed.reason))
     return (name, f"{speed.latency_ms:.2f} ms", f"{speed.baseline_ms:.2f} ms", _speed_up(speed))
@@ -167,6 +168,12 @@ def _fp16_lines(report: Report) -> list[str]:
         f"{weights.flushed:,} of {weights.total:,} weights are flushed to zero, {weights.subnormal:,} are subnormal"
     )
     return [*lines, f"  {counts}"]
+
+
+def _int8_lines(report: Report) -> list[str]:
+    """How each INT8 graph was made, and how fast it is."""
+    made = [f"INT8, {graph.summary}" for graph in report.int8.graphs] if report.int8 else []
+    return [*made, *verdict.int8_gain_lines(report)]
 
 
 def _fault_lines(report: Report) -> list[str]:

@@ -30,7 +30,7 @@ from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.results.faults import ENGINE, GRAPH, DetectionCount, FaultFamily, FaultsResult, MissedFault
 from deploytool.results.report import Tolerance
 from deploytool.rewrites.graph import storage, weights
-from deploytool.spec import Preprocessing
+from deploytool.spec import Precision, Preprocessing
 
 _SEED = 1 << 20  # of fresh cases: golden samples are drawn with other seeds
 _PARALLEL = 4  # faults tried at once, given as many cores: each holds a graph and its answers
@@ -195,7 +195,8 @@ def try_fault(check_set: CheckSet, fault: Fault) -> dict[str, Trial]:
 
 def _checks(subject: Subject) -> dict[str, Check]:
     """The checks of the run: of the converted graph, and with FP16 also of FP16 arithmetic against FP64."""
-    inputs, allowed, ties = subject.sample.inputs, subject.allowed, subject.sample.ties(half=subject.half)
+    inputs, allowed = subject.sample.inputs, subject.allowed
+    ties = subject.sample.ties(Precision.FP16 if subject.half else Precision.FP32)
     if not subject.half:
         with onnxruntime.start(subject.before) as exact:
             return {GRAPH: Check(replay(exact, inputs), allowed.fp32, ties)}

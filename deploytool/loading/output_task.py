@@ -14,6 +14,7 @@ from deploytool.spec import DECODE_OPTION, Decoding, Model, Task
 from deploytool.tasks import interpret, layouts
 
 _CASES = 2
+_DIMENSIONS_OF_SCORES = 2  # cases and classes
 _TOLD: Mapping[Task | None, str] = {
     Task.DETECT: "objects",
     Task.SEGMENT: "classes of pixels",
@@ -45,6 +46,20 @@ def blank_outputs(model: Model) -> dict[str, npt.NDArray[Any]]:
         tensor.name: np.zeros([_CASES if isinstance(side, str) else side for side in tensor.shape], tensor.dtype)
         for tensor in model.outputs
     }
+
+
+def decides(model: Model) -> Task:
+    """What a model decides, for the agreement with its decisions: one output of scores is taken for classes.
+
+    Raises BadInput where nothing tells it.
+    """
+    task = model.task or interpret.guess(blank_outputs(model))
+    if task is None and len(model.outputs) == 1 and len(model.outputs[0].shape) == _DIMENSIONS_OF_SCORES:
+        task = Task.CLASSIFY
+    if task is None:
+        problem = f"nothing says what the outputs of {model.name} mean, so that nothing could judge INT8"
+        raise BadInput(problem, "add --task, or --metric FILE.py:score")
+    return task
 
 
 def _decoding(model: Model, outputs: Mapping[str, npt.NDArray[Any]], stated: Sequence[str]) -> Decoding:

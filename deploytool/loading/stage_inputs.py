@@ -9,7 +9,8 @@ from deploytool.data.golden import Golden
 from deploytool.errors import BadInput
 from deploytool.loading import source_model
 from deploytool.loading.source_model import SourceModel
-from deploytool.results.artifact import Artifact, Kind
+from deploytool.results.artifact import BF16_NOISE, Artifact, Kind
+from deploytool.spec import Precision
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,16 @@ class StageInputs:
             raise BadInput(f"the run contains no {kind.value}", "export again")
         return chain[-1]
 
+    def fp32_graph(self) -> Artifact:
+        """The newest graph in FP32, from which those of other precisions are made."""
+        return [graph for graph in self.chain(Kind.GRAPH) if graph.made_by.precision is Precision.FP32][-1]
+
     def golden(self) -> Golden:
-        """The golden data; raises BadInput if its file is invalid."""
-        return golden.read(self.latest(Kind.GOLDEN).path)
+        """The golden data, with its noise in BF16 if there is a BF16 graph; raises BadInput if a file is invalid."""
+        sample = golden.read(self.latest(Kind.GOLDEN).path)
+        for graph in self.chain(Kind.BF16_GRAPH):
+            sample = golden.with_bf16(sample, graph.path.with_name(BF16_NOISE))
+        return sample
 
     def source(self) -> SourceModel:
         """The source model; raises BadInput if the weights file contains no definition."""

@@ -73,12 +73,11 @@ class ExportOptions:
     """The options of an export, before defaults are filled in.
 
     An entry of `inputs` is a `Tensor` or a shape without the batch: `(3, 224, 224)`; a word in it is a dynamic
-    dimension, whose range is in `sizes`. `targets`, `outputs` and `keep_fp32` are names, or one string with commas.
-    `mean` and `std` are one number or one per channel; `resize` and `crop` are one length, (height, width), or 0 for
-    none. `classes` are the class names, or a file with one name per line. `golden_inputs` is an .npz file of golden
-    inputs by name, which also declares the inputs of a factory where `inputs` is empty.
-
-    `quick` changes the defaults of `images`, `faults`, `seconds` and `rewrite`.
+    dimension, whose range is in `sizes`. `targets`, `outputs`, `precision`, `keep_fp32` and `keep` are names, or one
+    string with commas. `mean` and `std` are one number or one per channel; `resize` and `crop` are one length, (height,
+    width), or 0 for none. `classes` are the class names, or a file with one name per line. `golden_inputs` is an .npz
+    file of golden inputs by name, which also declares the inputs of a factory where `inputs` is empty. `quick` changes
+    the defaults of `images`, `faults`, `seconds` and `rewrite`.
     """
 
     seed: Annotated[int, Declaration(_MODEL, "Seed of random weights and of the golden images.", least=0)] = 0
@@ -250,6 +249,25 @@ class ExportOptions:
             "Modules or nodes to keep in FP32, separated by commas; auto finds the fewest.",
             metavar="NAME,…",
         ),
+    ] = ()
+    precision: Annotated[
+        str | Sequence[str],
+        Declaration(
+            _CONVERSION,
+            "Precisions to make, separated by commas: fp16, which is always made, bf16, and int8 with --calibration.",
+            metavar="NAME,…",
+            usual=Precision.FP16.value,
+        ),
+    ] = ()
+    calibration: Annotated[
+        str | Path | None,
+        Declaration(
+            _CONVERSION, "Photographs, or inputs in an .npz file, to measure the ranges of INT8 on.", metavar="PATH"
+        ),
+    ] = None
+    keep: Annotated[
+        str | Sequence[str],
+        Declaration(_CONVERSION, "The same for INT8: what stays out of it; auto finds the fewest.", metavar="NAME,…"),
     ] = ()
     trt: Annotated[bool, Declaration(_ENGINES, "Build TensorRT engines as well.")] = False
     targets: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deploytool.data import batches, golden
 from deploytool.data.labels import read as data_labels
+from deploytool.loading import output_task
 from deploytool.metrics import catalog, label_checks
 from deploytool.results.artifact import Artifact
 from deploytool.spec import Job
@@ -17,6 +18,8 @@ def check(job: Job, sample: Artifact) -> None:
     read or have a size that the model refuses. `sample` is the golden data; `job.model` is the settled definition.
     """
     options, model = job.options, job.model
+    if options.calibration and options.metric is None:
+        output_task.decides(model)
     ready = options.metric is None or options.metric.path in catalog.METRICS
     decoded = ready and model.task in fit.DECODED  # a function of the user may understand other outputs
     if options.metric is None and not decoded:
@@ -26,7 +29,6 @@ def check(job: Job, sample: Artifact) -> None:
         fit.check(model.task, outputs)
     if options.metric is None or options.data is None:
         return
-    batches.check_input(model)
     labelled = data_labels.of_run(options, model)
     if ready:
         label_checks.check(options.metric.path, model, labelled, outputs)

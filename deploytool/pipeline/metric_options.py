@@ -59,7 +59,7 @@ def settle(requested: ExportOptions, model: Model) -> MetricOptions:
         option = "--metric" if requested.metric else "--labels" if labels else "--max-drop"
         raise BadInput(f"{option} needs images, and none are given", "add --data DIR")
     metric = metric_choice.metric(requested.metric, task)
-    digest = (checks.folder(labels) if labels.is_dir() else checks.file(labels)) if labels else None
+    digest = checks.file_or_folder(labels) if labels else None
     classes = metric_choice.classes(metric.path, Path(requested.data), labels, task, model)
     stated = margin(requested.max_drop)
     metric_choice.check_margin(requested.max_drop, stated, metric.path)

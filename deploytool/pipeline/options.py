@@ -19,8 +19,10 @@ from deploytool.pipeline.recipe import ONNX
 from deploytool.spec import (
     AUTO,
     BATCH,
+    BF16_OPSET,
     DTYPES,
     ENGINE_OPSET,
+    FLOATS,
     NEWEST_OPSET,
     OLDEST_OPSET,
     TORCHSCRIPT_OPSET,
@@ -33,6 +35,7 @@ from deploytool.spec import (
     Tensor,
 )
 
+_PRECISIONS = (Precision.FP16, Precision.BF16, Precision.INT8)
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
 
@@ -86,6 +89,11 @@ def folder(path: Path) -> Source:
     return Source(str(path), serde.digest(states))
 
 
+def file_or_folder(path: Path) -> Source:
+    """A file or folder with its digest; raises BadInput if there is none."""
+    return folder(path) if path.is_dir() else file(path)
+
+
 def numbers(value: float | Sequence[float] | None) -> tuple[float, ...] | None:
     """One number, or one for each channel, as a tuple of floats."""
     if value is None:
@@ -102,11 +110,19 @@ def names(option: str, value: str | Sequence[str]) -> tuple[str, ...]:
     return unique
 
 
-def keep_fp32(value: str | Sequence[str]) -> tuple[str, ...]:
-    """The modules and nodes to keep in FP32, or `auto` alone."""
-    unique = names("--keep-fp32", value)
+def precisions(value: str | Sequence[str]) -> tuple[Precision, ...]:
+    """The precisions to make; raises BadInput for an unknown one."""
+    unique = names("--precision", value)
+    if unknown := [name for name in unique if name not in _PRECISIONS]:
+        raise BadInput(f"there is no precision {unknown[0]!r} to make", f"choose from {', '.join(_PRECISIONS)}")
+    return tuple(Precision(name) for name in unique)
+
+
+def kept(option: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """The modules and nodes that an option keeps in a wider precision, or `auto` alone."""
+    unique = names(option, value)
     if AUTO in unique and len(unique) > 1:
-        problem = f"--keep-fp32 {','.join(unique)}: {AUTO} and names are mutually exclusive"
+        problem = f"{option} {','.join(unique)}: {AUTO} and names are mutually exclusive"
         raise BadInput(problem, f"write {AUTO}, or the names")
     return unique
 
@@ -192,11 +208,26 @@ def combinations(options: ExportOptions) -> None:
     if options.exporter == "torchscript" and (options.opset or 0) > TORCHSCRIPT_OPSET:
         problem = f"the torchscript exporter writes opsets up to {TORCHSCRIPT_OPSET}, not {options.opset}"
         raise BadInput(problem, f"leave --exporter out, or use --opset {TORCHSCRIPT_OPSET}")
+    wanted = precisions(options.precision)
+    int8, bf16 = Precision.INT8 in wanted, Precision.BF16 in wanted
+    if bf16:
+        _floor_of_bf16(options.floor or {})
     if options.to == ONNX:
-        given = {"--keep-fp32": bool(options.keep_fp32), f"--io {options.io}": options.io == Io.FP16}
+        given = {
+            "--keep-fp32": bool(options.keep_fp32),
+            f"--io {options.io}": options.io == Io.FP16,
+            f"--precision {Precision.INT8}": int8,
+            f"--precision {Precision.BF16}": bf16,
+        }
         if unused := [option for option, is_given in given.items() if is_given]:
             problem = f"{unused[0]} is for the FP16 graph, which --to onnx leaves out"
             raise BadInput(problem, f"leave out --to onnx, or {unused[0]}")
+    if int8 and not options.calibration:
+        problem = f"--precision {Precision.INT8} needs inputs to measure the ranges of values on, and none are given"
+        raise BadInput(problem, "add --calibration DIR with photographs other than those of --data")
+    if unused := [name for name in ("calibration", "keep") if getattr(options, name) and not int8]:
+        problem = f"--{unused[0]} is for INT8, which is not made"
+        raise BadInput(problem, f"add --precision {Precision.INT8}, or leave --{unused[0]} out")
     if options.sequence != Options.sequence and not options.pack:
         problem = f"--sequence {options.sequence} is for a bundle, and none is packed"
         raise BadInput(problem, "add --pack, or give --sequence to `deploytool pack`")
@@ -249,10 +280,20 @@ def tolerance(limits: Mapping[str, float | str]) -> dict[str, float]:
     for name, value in limits.items():
         with suppress(ValueError):
             checked[name] = float(value)
-        if name not in tuple(Precision) or not 0 < checked.get(name, 0.0) <= 1:
+        if name not in FLOATS or not 0 < checked.get(name, 0.0) <= 1:
             problem = f"--tolerance {name}={value} is not a tolerance"
             raise BadInput(problem, "write --tolerance fp16=2e-3, or fp32=1e-5")
     return checked
+
+
+def _floor_of_bf16(versions: Mapping[str, str]) -> None:
+    """Raises BadInput for a known release that does not read the opset of BF16 graphs."""
+    for runtime, version in versions.items():
+        limit = runtimes.newest(runtime, version)
+        if limit is not None and limit.opset < BF16_OPSET:
+            reads = f"{runtimes.TITLES[runtime]} {version} reads opsets up to {limit.opset}"
+            problem = f"--precision {Precision.BF16} needs opset {BF16_OPSET}, and {reads}"
+            raise BadInput(problem, f"leave out --precision {Precision.BF16}, or raise --floor")
 
 
 def declared(options: ExportOptions) -> None:

@@ -91,7 +91,8 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
     if requested.junit:
         checks.output_file("--junit", Path(requested.junit), home)
-    recipe = recipe_for(options, requested.to, factory.kind(definition.factory))
+    precisions = checks.precisions(requested.precision)
+    recipe = recipe_for(options, requested.to, factory.kind(definition.factory), precisions)
     plan = Plan(definition, options, recipe, home, requested.require, requested.pack)
     memory_estimate.check_sizes(definition, options)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
@@ -164,6 +165,8 @@ def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...
         raise BadInput(
             "engines and bundles need the FP16 graph, which --to onnx omits", "leave out --to onnx, or --trt and --pack"
         )
+    for precision in checks.precisions(requested.precision):
+        targets_table.check_precision(decisions, precision)
     if decisions:
         checks.for_engines(model.inputs, checks.opset(requested, model))
     return decisions
@@ -198,7 +201,9 @@ def _resolve(
         rewrite=checks.value_or(requested.rewrite, effort.rewrite),
         rewrite_implied=requested.rewrite is None and effort.rewrite != AUTO,
         io=Io(requested.io).precision,
-        keep_fp32=checks.keep_fp32(requested.keep_fp32),
+        keep_fp32=checks.kept("--keep-fp32", requested.keep_fp32),
+        calibration=checks.file_or_folder(Path(requested.calibration)) if requested.calibration else None,
+        keep=checks.kept("--keep", requested.keep),
         targets=decisions,
         engines=targets_table.engines(decisions),
         runner=requested.runner,

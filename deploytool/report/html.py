@@ -25,7 +25,7 @@ from deploytool.report import (
 from deploytool.report.compare_runs import ParetoPlot
 from deploytool.report.run_data import RunData
 from deploytool.report.svg import Plot
-from deploytool.results import measure_lines
+from deploytool.results import measure_lines, verdict
 from deploytool.results.artifact import PAGE
 from deploytool.results.faults import ENGINE, GRAPH
 from deploytool.spec import TargetPlan
@@ -87,6 +87,7 @@ def render(run: RunData) -> str:
             failure_location=tiles.failure_location(run),
             artifacts=tiles.artifact_sentence(run),
             speeds=list(timings.speed_rows(report)),
+            gains=verdict.int8_gain_lines(report),
             latencies=list(timings.bench_rows(run.bench)) if run.bench else [],
             agreements=[
                 (rows.label(comparison), comparison.agreement, comparison.accuracy)

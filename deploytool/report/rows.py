@@ -24,6 +24,7 @@ _FIGURE_NAMES = {
     "equal": "equal elements",
     NOISE: "the model's own noise",
 }
+_SHORT = {"fp32_compute": ", as converted", "fp16_emulation": ", in FP16", "bf16_emulation": ", in BF16"}
 _LISTED_LAYERS = 5  # worst layers of a graph
 
 
@@ -104,7 +105,7 @@ def label(comparison: Comparison | MeasuredArtifact) -> str:
 
 def short(comparison: Comparison | Speed) -> str:
     """A short label for plots."""
-    runner = {"fp32_compute": ", as converted", "fp16_emulation": ", in FP16"}.get(comparison.runner, "")
+    runner = _SHORT.get(comparison.runner, "")
     device = comparison.device if isinstance(comparison, Comparison) else "cpu"
     return f"{comparison.stage}{runner}" + ("" if device == "cpu" else f" ({device})")
 
@@ -149,7 +150,7 @@ def comparison_rows(run: RunData) -> Iterator[tuple[str, ...]]:
 def _size(comparison: Comparison, size: int | None) -> str:
     if comparison.left_out:
         return NONE
-    if comparison.runner in runners.LABELS:
+    if runners.is_further(comparison.runner):
         return ""
     return "missing" if size is None else disk.size(size)
 

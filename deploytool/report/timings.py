@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deploytool.benchmark.result import Bench
 from deploytool.report.rows import NONE, short
+from deploytool.results import runners
 from deploytool.results.report import Report
 from deploytool.spec import SpeedVerdict, Status, state_text
 
@@ -50,7 +51,7 @@ def speed_rows(report: Report) -> Iterator[tuple[str, ...]]:
     """One row for each artifact: name, latency, latency of the baseline, speed-up, interval, status."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     for speed in report.speeds:
-        name = f"{speed.stage}/{speed.file}"
+        name = runners.artifact(speed.stage, speed.file, speed.runner)
         if speed.ratio is None:
             yield (name, NONE, NONE, NONE, NONE, state_text(speed.status, speed.reason))
             continue

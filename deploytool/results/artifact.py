@@ -25,6 +25,9 @@ class Kind(str, Enum):
     GOLDEN = "golden.npz"
     TORCHSCRIPT = "model.pt"
     GRAPH = "model.onnx"
+    RANGES = "ranges.npz"
+    BF16_GRAPH = "bf16.onnx"
+    INT8_GRAPH = "int8.onnx"
     PROBES = "probes.npz"
     ENGINE = "model.plan"
     FAULTS = "faults.json"
@@ -33,8 +36,10 @@ class Kind(str, Enum):
     BUNDLE = "bundle/manifest.json"
 
 
+ENGINE_RANGES = "engine_ranges.npz"  # optional file beside ranges: those of the form that engines are made from
 ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16 and engines are made from
 
+BF16_NOISE = "noise.npz"  # file beside a BF16 graph: what the golden data is in BF16, the noise and the ties
 OPENVINO_GRAPH = "openvino.onnx"  # optional file beside a graph: the form that is fastest in OpenVINO
 
 

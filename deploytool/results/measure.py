@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from deploytool.results import runners
 from deploytool.spec import Stage, Status, StrEnum, Task
 
+AGREEMENT = "agreement"  # the metric where neither labels nor a metric are given: with the decisions of the source
+
 
 class Inferiority(StrEnum):
     """Whether an artifact is worse than its source by more than the margin."""
@@ -76,7 +78,7 @@ class Measures:
 
     `metric` is its name, or the reference of the user's function; `margin` is by how much an artifact may be below the
     source, and `stated` says that the user set it. `source` is the value of the source in FP32. `hardest` are the
-    images with the largest differences.
+    images with the largest differences. `data` is empty if the images are the golden cases.
     """
 
     metric: str

@@ -74,7 +74,8 @@ def title(measures: Measures) -> str:
     """What was measured on what, the value of the source, and the margin."""
     whose = "the margin is" if measures.stated else "the usual margin is"
     source = f"the source has {measures.source:.4f}, {whose} {measures.margin:.4g}"
-    return f"{measures.name} on {measures.images} images of {measures.data}: {source}"
+    images = f"images of {measures.data}" if measures.data else "golden cases"
+    return f"{measures.name} on {measures.images} {images}: {source}"
 
 
 def worse_stages(measures: Measures | None) -> set[Stage]:

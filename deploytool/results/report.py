@@ -11,9 +11,10 @@ from deploytool.errors import BadInput
 from deploytool.host import fp16_rounding
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
+from deploytool.results.int8 import Int8
 from deploytool.results.measure import Measures
 from deploytool.results.output_parts import OutputPart
-from deploytool.spec import Decision, GateOutcome, SpeedVerdict, Stage, Status, StrEnum
+from deploytool.spec import ADDED, Decision, GateOutcome, Precision, SpeedVerdict, Stage, Status, StrEnum
 from deploytool.tasks.rows import DetectionRows
 
 _FAMILY = "deploytool.report/"
@@ -203,12 +204,21 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """How many times as fast an INT8 graph is as the FP32 graph in ONNX Runtime, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Speed:
     """Latency of one artifact and of the report's baseline, measured in interleaved rounds in one process.
 
     Latencies are medians in milliseconds for one batch; `ratio` is the baseline's latency over the artifact's, with the
     bounds `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the
-    artifact was not measured, or why there is no verdict.
+    artifact was not measured, or why there is no verdict. `gain` is that of an INT8 graph, from the same rounds.
     """
 
     stage: Stage
@@ -222,6 +232,7 @@ class Speed:
     high: float | None = None
     verdict: SpeedVerdict | None = None
     reason: str = ""
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +268,8 @@ class Engine:
     """One engine file: its builder (`flavour`, `version`) and the compute capabilities that it was built for.
 
     Without `capabilities` it is for those that the builder covers by default. `layers` counts the layers of the network
-    by output type; `seconds` is the build time.
+    by output type; `seconds` is the build time; `precision` is that of the graph it was built from; `kernels` are those
+    that the build log lists, None where it lists none.
     """
 
     file: str
@@ -267,6 +279,8 @@ class Engine:
     capabilities: tuple[str, ...]
     layers: Mapping[str, int]
     seconds: float
+    precision: Precision = field(default=Precision.FP16, metadata=ADDED)
+    kernels: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -290,7 +304,8 @@ class Report:
     `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
     on, and `baked_values` the lines of the model that became constants at export. `baseline` is what speeds are
     compared with. `selections` are the places in the model that select other rows after rounding, and so make its noise
-    too large. `measures` are those of the user's metric.
+    too large. `measures` are those of the user's metric, or of the agreement with the source. `int8` says how the INT8
+    graphs were made, if there are any.
     """
 
     schema: str
@@ -315,6 +330,7 @@ class Report:
     baseline: Baseline = Baseline.EAGER
     selections: tuple[str, ...] = ()
     measures: Measures | None = None
+    int8: Int8 | None = None
 
 
 def is_report_schema(schema: object) -> bool:

@@ -9,10 +9,25 @@ from deploytool.spec import Stage
 LABELS: Mapping[str, str] = {
     "fp32_compute": "as converted",
     "fp16_emulation": "in FP16 arithmetic",
-}  # by runner: further runs of a graph that has a comparison of its own
+    "bf16_emulation": "in BF16 arithmetic",
+    "int8_emulation": "as quantised",
+    "openvino": "in OpenVINO",
+}  # by runner: further runs of a graph, and the emulation that is the first run of a BF16 graph
+_FIRST = "bf16_emulation"  # no runtime runs BF16 on a CPU
+
+
+def is_further(runner: str) -> bool:
+    """Whether a runner runs a graph again that has a comparison of its own."""
+    return runner in LABELS and runner != _FIRST
 
 
 def label(stage: Stage, runner: str) -> str:
     """The stage of an artifact, with the runner if the graph is run in several ways."""
     how = LABELS.get(runner)
     return f"{stage} {how}" if how else str(stage)
+
+
+def artifact(stage: str, file: str, runner: str) -> str:
+    """The file of an artifact, with the runner if the graph is run in several ways."""
+    how = LABELS.get(runner)
+    return f"{stage}/{file} {how}" if how else f"{stage}/{file}"

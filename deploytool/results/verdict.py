@@ -39,6 +39,7 @@ _REDUCE_NOISE = (
     "or rewrite subtractions of nearly equal values and divisions by small values"
 )
 KEEP_FP32_OPTION = "--keep-fp32 auto"  # helps if the range or the resolution of FP16 is too small for a model
+_NOT_SHIPPED = (Stage.TORCHSCRIPT, Stage.INT8, Stage.BUILD)  # no bundle has them, or an engine is there instead
 _COARSE = 512.0  # from here on the FP16 step is 0.5 or more
 _LARGEST = 1e38  # replaces infinity, which JSON does not have
 
@@ -122,6 +123,8 @@ def _selection_conclusion(report: Report, noisy: Comparison, pending: tuple[str,
 def _steps_after_failure(report: Report, home: Path, *, blamed: bool) -> tuple[NextStep, ...]:
     """Keeping layers in FP32 if that may help, and `blame`, or its --reduce if the layer is known."""
     keep = [NextStep(f"repeat the command with {KEEP_FP32_OPTION}")] if keep_fp32_may_help(report) else []
+    if only_bf16_fails(report):
+        return (NextStep(f"deploy the FP16 graph, or leave out --precision {Precision.BF16}"),)
     if not checks_failed(report):
         return (*keep, NextStep("see the images on which they differ in the report"))
     if blamed:
@@ -161,7 +164,7 @@ def fp16_range(largest: Mapping[str, float], weights: Weights) -> Fp16Range:
 
 
 def largest_tolerances(report: Report) -> dict[str, float]:
-    """By precision, the largest tolerated error of any part; FP16 only if the run has an FP16 graph."""
+    """By precision, the largest tolerated error of any part; those in 16 bits only if the run has such a graph."""
     largest: dict[str, float] = {}
     for tolerances in part_tolerances(report).values():
         largest |= {name: max(limit.max_error, largest.get(name, 0.0)) for name, limit in tolerances.items()}
@@ -172,7 +175,8 @@ def part_tolerances(report: Report) -> dict[str, dict[str, Tolerance]]:
     """By part and precision, the tolerance of every part that is not compared for equality."""
     runners = {comparison.runner: comparison.checks[-1] for comparison in report.comparisons if comparison.checks}
     tolerances: dict[str, dict[str, Tolerance]] = {}
-    for precision, runner in ((Precision.FP32, "eager"), (Precision.FP16, "fp16_emulation")):
+    emulations = {Precision.FP16: "fp16_emulation", Precision.BF16: "bf16_emulation"}
+    for precision, runner in {Precision.FP32: "eager", **emulations}.items():
         parts = runners[runner].part_checks if runner in runners else ()
         for part in parts:
             if not part.parity.equal:
@@ -196,7 +200,7 @@ def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bo
     """
     if min_speedup is None:
         return None
-    graphs = [speed for speed in speeds if speed.stage not in (Stage.TORCHSCRIPT, Stage.BUILD)]
+    graphs = [speed for speed in speeds if speed.stage not in _NOT_SHIPPED]
     shipped = [speed for speed in speeds if speed.stage is Stage.BUILD] if engine else graphs
     measured = [speed for speed in shipped if speed.low is not None]
     if not measured:
@@ -208,6 +212,22 @@ def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bo
     if best.verdict is SpeedVerdict.NO_VERDICT:
         return Gate(min_speedup, best.stage, GateOutcome.OPEN, state_text(best.verdict, best.reason))
     return Gate(min_speedup, best.stage, GateOutcome.REACHED)
+
+
+def int8_gain_lines(report: Report) -> tuple[str, ...]:
+    """One line for each runtime: how many times as fast its INT8 graph is as the FP32 graph in ONNX Runtime."""
+    lines = []
+    for speed in report.speeds:
+        if speed.gain is None:
+            continue
+        name, interval = runners.artifact(speed.stage, speed.file, speed.runner), speed.gain
+        times = f"{interval.value:.2f}× ({interval.low:.2f}–{interval.high:.2f}) the speed of FP32 in ONNX Runtime"
+        if speed.verdict is SpeedVerdict.NO_VERDICT:
+            times = str(SpeedVerdict.NO_VERDICT)
+        elif interval.low <= 1:
+            times = f"no gain, {times}"
+        lines.append(f"{name}: {times}")
+    return tuple(lines)
 
 
 def failed_lines(report: Report) -> tuple[str, ...]:
@@ -313,11 +333,21 @@ def missed_line(faults: FaultsResult) -> str:
 
 def keep_fp32_may_help(report: Report) -> bool:
     """Whether keeping layers in FP32 may help: only FP16 artifacts fail, and the option was not used."""
+    only_fp16 = all(stage.precision is Precision.FP16 for stage in _failed_stages(report))
+    return bool(failed_lines(report)) and only_fp16 and not report.options.get("keep_fp32")
+
+
+def only_bf16_fails(report: Report) -> bool:
+    """Whether the BF16 graph fails and no other artifact does: `blame` looks at the others alone."""
+    overflows = bool(report.fp16_range and report.fp16_range.overflows)
+    return _failed_stages(report) == {Stage.BF16} and not overflows
+
+
+def _failed_stages(report: Report) -> set[Stage]:
+    """The stages with a failed check, a wrong value that became a constant, or an artifact worse than the source."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     failed |= {baked.stage for baked in report.baked_values if baked.wrong}
-    failed |= measure_lines.worse_stages(report.measures)
-    only_fp16 = all(stage.precision is Precision.FP16 for stage in failed)
-    return bool(failed_lines(report)) and only_fp16 and not report.options.get("keep_fp32")
+    return failed | measure_lines.worse_stages(report.measures)
 
 
 def omitted_lines(report: Report) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnxruntime
 
 from deploytool import serde
 from deploytool.backends import fp16_emulation
+from deploytool.backends.narrow_floats import FP16
 from deploytool.backends.session import Array
 from deploytool.data.golden import Edge, Golden
 from deploytool.errors import ChildDied, StageFailed
@@ -22,21 +22,16 @@ from deploytool.loading.graph import structure
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import edge_checks, metrics
 from deploytool.parity.metrics import Tolerances
-from deploytool.precision import fp16, hazards
-from deploytool.precision.fp16 import Fp16Conversion
-from deploytool.precision.hazards import Hazards
+from deploytool.precision import fp16, hazards, heavy_nodes
+from deploytool.precision.conversion import Conversion
 from deploytool.precision.search import MOST, Evaluation, Kept, smallest_set
-from deploytool.precision.small_constants import SmallConstant
 from deploytool.results.artifact import OPTIMISED, Kind, Notes, engine_graph
 from deploytool.results.report import Check, Weights
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import AUTO, Job, Precision, Stage
 from deploytool.stages.registry import STAGES
 
-_HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _HEADROOM = 0.8  # share of a tolerance that the search for nodes to keep in FP32 uses
-_MIN_CONVERTED = 0.9  # share in FP16 of the heavy nodes that are not kept in FP32 on purpose
-_MIN_FP16 = 0.5  # share in FP16 of all heavy nodes
 _SECONDS = 300.0
 _DEPLOY = f"deploy the FP32 graph of the {Stage.REWRITE} stage"
 _UNOPTIMISED = (
@@ -73,8 +68,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     short_names = name_scopes.shortest_names(kept, names, modules)
     notes = {"io": job.options.io, **counts, "weights": serde.encode(_weights(graph, half))}
     remarks = [
-        *_kind_remarks(hazardous),
-        *_constant_remarks(hazardous.constants),
+        *hazardous.lines("FP16"),
         *([] if optimised else [_UNOPTIMISED.format(onnxruntime.__version__)]),
     ]
     notes |= {"guards": serde.encode(hazardous.constants), OPTIMISED: optimised, "remarks": remarks}
@@ -91,32 +85,6 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     }
 
 
-def _constant_remarks(constants: Sequence[SmallConstant]) -> list[serde.Json]:
-    """A line for every number that FP16 cannot represent, with the first node that uses it."""
-    remarks = list[serde.Json]()
-    for number in dict.fromkeys(constant.number for constant in constants):
-        uses = [constant for constant in constants if constant.number == number]
-        nodes = len({node for constant in uses for node in constant.around})
-        more = f" and {len(uses) - 1} more" if len(uses) > 1 else ""
-        remarks.append(
-            f"FP16 cannot represent {number:.3g}: the {nodes} nodes around {uses[0].node}{more} stay in FP32"
-        )
-    return remarks
-
-
-def _kind_remarks(hazardous: Hazards) -> list[serde.Json]:
-    """A line each for the internal sums, the angles and positions, and the normalisation that stay in FP32."""
-    sums, positions = len(Kept().union(*hazardous.sums)), len(hazardous.positions)
-    lines = {
-        "sums in norms, means and logarithms": sums,
-        "angles and positions": positions,
-        "steps that normalise pixels": len(hazardous.pixels),
-    }
-    return [
-        f"{what} stay in FP32: {count} {'nodes' if count > 1 else 'node'}" for what, count in lines.items() if count
-    ]
-
-
 def _summary(names: list[str], kept: int, nodes: int, evaluations: int) -> str:
     searched = f", {evaluations} evaluations" if evaluations else ""
     return f"kept in FP32: {', '.join(names) or 'nothing'} ({kept} of {nodes} nodes{searched})"
@@ -124,33 +92,19 @@ def _summary(names: list[str], kept: int, nodes: int, evaluations: int) -> str:
 
 def _count(half: onnx.ModelProto, kept: Kept, *, by_name: bool) -> dict[str, int]:
     """The numbers of heavy nodes in total, in FP16 and kept in FP32; raises StageFailed if too few are in FP16."""
-    halved, heavy = count_fp16(half)
-    kept_nodes = [node for node in half.graph.node if node.op_type in _HEAVY and node.name in kept]
-    kept_heavy = len(kept_nodes)
-    if halved < _MIN_FP16 * heavy and kept_nodes:
-        named = f"{kept_heavy} of {heavy} Conv, MatMul and Gemm nodes, the first the {structure.label(kept_nodes[0])},"
-        raise StageFailed(
-            f"{named} are kept in FP32: too many for an FP16 graph",
-            f"{'keep fewer nodes with --keep-fp32, or ' if by_name else ''}{_DEPLOY}",
-        )
-    if halved < _MIN_CONVERTED * (heavy - kept_heavy):
-        raise StageFailed(
-            f"only {halved} of {heavy} Conv, MatMul and Gemm nodes would run in FP16: too few for an FP16 graph",
-            f"{_DEPLOY}, or report the model",
-        )
+    counts = heavy_nodes.check(half, kept, FP16, _DEPLOY, "keep fewer nodes with --keep-fp32, or " if by_name else "")
     casts = sum(node.op_type == "Cast" for node in half.graph.node)
-    return {"heavy_nodes": heavy, "heavy_nodes_fp16": halved, "heavy_nodes_kept": kept_heavy, "casts": casts}
+    heavy, narrow = counts.total, counts.narrow
+    return {"heavy_nodes": heavy, "heavy_nodes_fp16": narrow, "heavy_nodes_kept": counts.kept, "casts": casts}
 
 
-def _search(
-    conversion: Fp16Conversion, base: Kept, sample: Golden, modules: frozenset[str], job: Job
-) -> tuple[Kept, int]:
+def _search(conversion: Conversion, base: Kept, sample: Golden, modules: frozenset[str], job: Job) -> tuple[Kept, int]:
     """The smallest set of nodes in FP32, including `base`, with which the graph passes, and the number of evaluations.
 
     Raises StageFailed if the graph passes only with all nodes in FP32, or not even then.
     """
     names = [node.name for node in conversion.nodes if node.name not in base]
-    heavy = {node.name: float(node.op_type in _HEAVY) for node in conversion.nodes}
+    heavy = {node.name: float(node.op_type in heavy_nodes.OPERATORS) for node in conversion.nodes}
     tolerances = metrics.tolerances(sample.noise, job.options.tolerance)
     evaluations: dict[Kept, Evaluation] = {}
 
@@ -187,7 +141,7 @@ def assess(half: onnx.ModelProto, sample: Golden, tolerances: Tolerances) -> Eva
     checks = [metrics.check(golden_answers, sample.reference, "FP64", tolerances.fp16, sample.ties16)]
     for index, edge in enumerate(_natural_edges(sample), cases):
         edge_answers = {name: array[index : index + 1] for name, array in answers.items()}
-        check = edge_checks.check(edge_answers, edge, sample, tolerances, lambda _: tolerances, half=True)
+        check = edge_checks.check(edge_answers, edge, sample, tolerances, lambda _: tolerances, Precision.FP16)
         checks.append(check or checks[0])
     passes = largest <= fp16_rounding.LARGEST and not any(
         check.broken or metrics.largest_share(check) > _HEADROOM for check in checks
@@ -246,16 +200,3 @@ def _open(graph: Path, *, optimise: bool) -> None:
         run_limited(command, what="ONNX Runtime", seconds=_SECONDS, gibibytes=workers.memory_gib(graph), task=task)
     except StageFailed as error:
         raise type(error)(f"the FP16 graph cannot be opened: {error}", "try --runner reference") from error
-
-
-def count_fp16(graph: onnx.ModelProto) -> tuple[int, int]:
-    """The numbers of Conv, ConvTranspose, MatMul and Gemm nodes in FP16, and in total.
-
-    A node that reads a tensor whose type onnx cannot infer counts as none in FP16.
-    """
-    typed = weights.infer_shapes(graph, strict=True).graph
-    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}
-    types |= {weight.name: weight.data_type for weight in typed.initializer}
-    heavy = [node for node in typed.node if node.op_type in _HEAVY]
-    half = [node for node in heavy if all(types.get(name) == onnx.TensorProto.FLOAT16 for name in node.input if name)]
-    return len(half), len(heavy)

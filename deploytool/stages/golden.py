@@ -271,8 +271,7 @@ def _read_images(job: Job, model: Model) -> _Cases:
     assert job.options.data is not None
     found = image_inputs.find(model.inputs, model.preprocessing, job.options.sizes)
     if not found:
-        remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
-        raise BadInput(f"{model.name} does not accept images alone as inputs", remedy)
+        raise _no_images(model)
     names = [each.tensor.name for each in found]
     read = items.read(Path(job.options.data.path), names, limit=job.options.images, seed=job.options.seed)
     pixels = {
@@ -280,6 +279,18 @@ def _read_images(job: Job, model: Model) -> _Cases:
     }
     inputs = {each.tensor.name: each.normalise(pixels[each.tensor.name]) for each in found}
     return _Cases(pixels, inputs, _labels(read, model), read.classes)
+
+
+def _no_images(model: Model) -> BadInput:
+    """The error for images that cannot be the inputs of a model: one of them is no image, or none is known as one."""
+    found = model.preprocessing.images(model.inputs)
+    other = next((tensor.name for tensor in model.inputs if tensor not in found), None)
+    if found and other:
+        problem = f"{model.name} takes images for {found[0].name}, but {other} does not count as one"
+        remedy = "give all inputs with --inputs FILE; beside an image of three channels, one channel is no image"
+        return BadInput(problem, remedy)
+    remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
+    return BadInput(f"{model.name} does not accept images alone as inputs", remedy)
 
 
 def _fitted(image_input: ImageInput, paths: Sequence[Path], job: Job) -> images.Pixels:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deploytool import serde
-from deploytool.backends import eager
+from deploytool.backends import eager, int8_saturation
 from deploytool.errors import BadInput
 from deploytool.host import disk, memory_estimate
 from deploytool.loading import output_task
@@ -51,7 +51,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "weights": f"the initialisers of {Path(model.factory).name}",
         "parameters": sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point()),
         "model": serde.encode(settled),
-        "remarks": [*_remarks(settled), *result.remarks, *told],
+        "remarks": [*_remarks(settled), *_saturation_remarks(settled), *result.remarks, *told],
     }
 
 
@@ -100,6 +100,16 @@ def _check_weights(state: Mapping[str, Any], model: Model) -> None:
     bad = next((name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()), None)
     if bad is not None:
         raise BadInput(f"the weight {bad} of {model.factory} contains NaN", "save the model again, after its training")
+
+
+def _saturation_remarks(model: Model) -> list[str]:
+    """A remark on quantised layers that other programs may compute wrongly on some processors."""
+    layers = int8_saturation.saturating_layers(storage.load(Path(model.factory)))
+    if not layers:
+        return []
+    named = f"{len(layers)} quantised layers, such as {layers[0]}," if len(layers) > 1 else layers[0]
+    cause = "can saturate on x86 processors without VNNI: INT8 weights of 8 bits"
+    return [f"{named} {cause}; here ONNX Runtime runs with session.x64quantprecision=1, which prevents it"]
 
 
 def _remarks(model: Model) -> list[str]:

@@ -255,11 +255,12 @@ def _shapes(inputs: Sequence[Tensor], free: Mapping[str, Range], field: str) -> 
 
 
 def _write_engines(folder: Path, content: _Content, inputs: StageInputs, result: Report) -> tuple[Engine, ...]:
-    """Writes every engine; those of the full TensorRT form a model of the Triton repository."""
+    """Writes every engine in FP16; those of the full TensorRT form a model of the Triton repository."""
     engines: list[Engine] = []
     plans: dict[str, str] = {}  # compute capability: file
     for artifact in inputs.chain(Kind.ENGINE):
-        for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
+        made = serde.decode(tuple[report.Engine, ...], artifact.notes["engines"])
+        for built in (engine for engine in made if engine.precision is Precision.FP16):
             capabilities = _capabilities(built, result.targets)
             file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
             directory = f"models/{content.name}_trt/1" if built.flavour == TENSORRT else "engines"

@@ -21,8 +21,9 @@ from deploytool.results import baked_values, report, verdict
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
+from deploytool.results.int8 import Int8
 from deploytool.results.measure import Measures
-from deploytool.results.report import Comparison, Fp16Range, Report, Weights
+from deploytool.results.report import Comparison, Fp16Range, Report, Speed, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages.registry import STAGES
 from deploytool.targets import DISTRIBUTIONS
@@ -35,7 +36,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     artifact, sample = inputs.latest(Kind.GOLDEN), inputs.golden()
     devices, engines = eager.devices(), checks.engine_comparisons(inputs)
     comparisons = _compare(job, inputs, sample, devices, engines)
-    timed = checks.graph_comparisons(devices[-1], job, inputs) + engines
+    timed = checks.graph_comparisons(devices[-1], job, inputs) + engines + _int8_kernels(inputs, devices[-1])
     speeds, rounds = quick.measure(inputs.source().weights, timed, sample.inputs, job, devices[-1])
     result = Report(
         schema=report.SCHEMA,
@@ -48,7 +49,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         data=job.options.data.path if job.options.data else None,
         comparisons=comparisons,
         speeds=speeds,
-        gate=verdict.judge_gate(job.options.min_speedup, speeds, engine=bool(inputs.chain(Kind.ENGINE))),
+        gate=verdict.judge_gate(job.options.min_speedup, _shipped(inputs, speeds), engine=bool(engines)),
         fp16_range=_fp16_range(inputs, sample),
         faults=_faults(inputs),
         engines=checks.build_notes(inputs),
@@ -60,6 +61,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         baseline=quick.baseline(inputs.source().definition),
         selections=serde.decode(tuple[str, ...], artifact.notes.get("selections", [])),
         measures=_measures(inputs),
+        int8=_int8(inputs),
     )
     report.write(out, result)
     serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
@@ -70,13 +72,19 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     }
 
 
+def _shipped(inputs: StageInputs, speeds: Sequence[Speed]) -> list[Speed]:
+    """The speeds without those of engines in BF16, which no bundle has."""
+    left_out = {engine.file for engine in checks.build_notes(inputs) if engine.precision is Precision.BF16}
+    return [speed for speed in speeds if speed.file not in left_out]
+
+
 def _compare(
     job: Job, inputs: StageInputs, sample: Golden, devices: Sequence[str], engines: list[PlannedComparison]
 ) -> tuple[Comparison, ...]:
     """All comparisons of the run: that of FP32 with the FP64 reference first, then one or more for each artifact."""
     weights = inputs.source().weights
     graphs = [step for device in devices for step in checks.graph_comparisons(device, job, inputs)]
-    steps = graphs + checks.fp16_comparisons(inputs) + engines
+    steps = graphs + checks.fp16_comparisons(inputs) + checks.bf16_comparisons(inputs) + engines
     tolerances = metrics.tolerances(sample.noise, job.options.tolerance)
     first = checks.source_comparison(inputs.latest(Kind.GOLDEN), sample, tolerances)
     corners = _corners(job, weights, sample, _baked_values(inputs))
@@ -142,6 +150,17 @@ def _measures(inputs: StageInputs) -> Measures | None:
     """The result of the metric stage; None if it did not run."""
     files = [artifact.path for artifact in inputs.chain(Kind.MEASURES)]
     return serde.read(Measures, files[-1]) if files else None
+
+
+def _int8_kernels(inputs: StageInputs, device: str) -> list[PlannedComparison]:
+    """The INT8 graph in the kernels of each runtime, which are timed where everything is timed on the CPU."""
+    return [step for step in checks.int8_comparisons(inputs) if not step.emulated] if device == "cpu" else []
+
+
+def _int8(inputs: StageInputs) -> Int8 | None:
+    """How the INT8 graphs were made; None if there are none."""
+    notes = [artifact.notes["int8"] for artifact in inputs.chain(Kind.INT8_GRAPH)]
+    return serde.decode(Int8, notes[-1]) if notes else None
 
 
 def _fp16_range(inputs: StageInputs, sample: Golden) -> Fp16Range | None:

@@ -18,7 +18,7 @@ from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.recipe import ONNX
 from deploytool.results.sweep import Cell
-from deploytool.spec import AUTO, Options, Precision, Range, SourceKind
+from deploytool.spec import AUTO, FLOATS, Options, Precision, Range, SourceKind
 from deploytool.targets import TARGETS, THIS
 
 _AXES = ("model", "precision", "exporter", "target", "batch", "weights", "data")  # the words of `exclude`
@@ -53,7 +53,7 @@ def cells(table: SweepTable, shared: ExportOptions) -> tuple[Cell, ...]:
     An FP32 graph has no engine: with precision fp32 there is one cell for all targets together.
     """
     precision_words = table.precisions or [Precision.FP32 if shared.to == ONNX else Precision.FP16]
-    precisions = [_word("precision", word, tuple(Precision)) for word in precision_words]
+    precisions = [_word("precision", word, FLOATS) for word in precision_words]
     known_exporters = DECLARATIONS["exporter"].choices
     exporters = [_word("exporter", word, known_exporters) for word in table.exporters or [shared.exporter]]
     targets = [_target(word) for word in table.targets or checks.names("--target", shared.targets) or [""]]
