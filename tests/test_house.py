@@ -30,6 +30,7 @@ BACKENDS = (
     "eager_variants",
     "fp16_emulation",
     "given_graph",
+    "int8_emulation",
     "onnxruntime",
     "reference",
     "tensorrt",
@@ -173,7 +174,11 @@ def test_a_stage_reads_only_the_options_it_declares(name: str, contract: Contrac
     assert read <= set(Options.__dataclass_fields__)
 
 
-ACCESSORS = {"golden": Kind.GOLDEN, "source": Kind.WEIGHTS}  # methods of StageInputs that load an artifact
+ACCESSORS = {
+    "golden": Kind.GOLDEN,
+    "source": Kind.WEIGHTS,
+    "fp32_graph": Kind.GRAPH,
+}  # methods of StageInputs that load an artifact
 
 
 @pytest.mark.parametrize(("name", "contract"), CONTRACTS.items(), ids=CONTRACTS)

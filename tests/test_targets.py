@@ -6,7 +6,7 @@ from deploytool import targets
 from deploytool.errors import BadInput
 from deploytool.host import machine
 from deploytool.host.machine import Gpu
-from deploytool.spec import TargetPlan
+from deploytool.spec import Decision, Precision, TargetPlan
 
 RTX, FULL = "tensorrt-rtx", "tensorrt"
 
@@ -83,3 +83,24 @@ def test_the_error_for_an_unknown_target_suggests_the_closest_one() -> None:
     with pytest.raises(BadInput, match="there is no target 'rtx41'") as caught:
         targets.plan_engines(("rtx41",))
     assert "did you mean rtx4" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("precision", "refused"),
+    [
+        (Precision.FP32, set()),
+        (Precision.FP16, set()),
+        (Precision.BF16, {"rtx20"}),
+    ],
+)
+def test_a_target_without_a_precision_is_refused_with_the_reason(precision: Precision, refused: set[str]) -> None:
+    for name, decision in zip(targets.TARGETS, targets.plan_engines(tuple(targets.TARGETS)), strict=True):
+        if name not in refused:
+            targets.check_precision([decision], precision)
+            continue
+        with pytest.raises(BadInput, match=f"target {name}: compute capability .* has no {precision.upper()}, which"):
+            targets.check_precision([decision], precision)
+
+
+def test_a_target_that_is_not_served_has_every_precision() -> None:
+    targets.check_precision([Decision(targets.THIS, TargetPlan.NOT_SERVED, "")], Precision.BF16)

@@ -30,6 +30,11 @@ def test_parse_log_counts_kernels_syncs_and_bytes() -> None:
     )
 
 
+def test_an_int8_value_is_one_byte() -> None:
+    halved = tensorrt_estimate.parse_log(LOG, 0).traffic
+    assert tensorrt_estimate.parse_log(LOG.replace("Datatype: Half", "Datatype: Int8"), 0).traffic == halved - 2 * 64
+
+
 def test_a_log_without_layers_is_an_error() -> None:
     with pytest.raises(StageFailed, match="lists no layers"):
         tensorrt_estimate.parse_log("Engine generation completed", 1)

@@ -141,3 +141,21 @@ def test_a_label_for_an_image_of_two_items_is_refused_and_a_column_is_not(tmp_pa
 def test_the_files_of_a_table_are_those_that_it_lists(tmp_path: Path) -> None:
     file = table(tmp_path, "left,right,label\na.png,far/a.jpg,cat\na.png,far/none.jpg,\0\n")
     assert items.files(file) == (file, tmp_path / "a.png", tmp_path / "far/a.jpg")
+
+
+def test_numbers_in_the_column_with_classes_are_indices(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png")
+    (tmp_path / "items.csv").write_text("image,label\na.png,11.0\nb.png,2.0\n")
+    assert items.read(tmp_path / "items.csv", ["image"]).labels == (11, 2)
+    (tmp_path / "items.csv").write_text("image,label\na.png,0\nb.png,-1\n")
+    with pytest.raises(BadInput, match="has the class -1"):
+        items.read(tmp_path / "items.csv", ["image"])
+
+
+def test_a_column_with_classes_of_another_model_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "b.png")
+    file = tmp_path / "items.csv"
+    file.write_text("image,label\na.png,Dog\nb.png,Cat\n")
+    with pytest.raises(BadInput, match="unknown class 'Dog'"):
+        labels_read.read(file, None, Task.CLASSIFY, ("dog", "cat"))
+    assert labels_read.read(file, None, Task.CLASSIFY, ("Dog", "Cat")).targets == (0, 1)

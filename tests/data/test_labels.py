@@ -128,6 +128,18 @@ def test_a_table_has_names_or_numbers_of_classes(head: str, pictures: Path) -> N
     assert read.read(pictures, table(pictures, f"{head}a.png,dog\n"), None, ("x", "dog")).targets == (1,)
 
 
+def test_numbers_of_classes_may_be_written_with_a_point(pictures: Path) -> None:
+    labelled = read.read(pictures, table(pictures, "a.png,11.0\nb.png,2.0\n"), None, ())
+    assert (labelled.targets, labelled.classes) == ((11, 2), ())
+    assert read.read(pictures, table(pictures, "a.png,0.5\nb.png,2.0\n"), None, ()).classes == ("0.5", "2.0")
+
+
+@pytest.mark.parametrize("number", ["-1", "-2.0"])
+def test_a_negative_class_is_refused(number: str, pictures: Path) -> None:
+    with pytest.raises(BadInput, match=f"has the class {number}, and classes are counted from 0"):
+        read.read(pictures, table(pictures, f"a.png,0\nb.png,{number}\n"), None, ())
+
+
 def test_a_table_of_texts_has_tokens(pictures: Path) -> None:
     assert read.read(pictures, table(pictures, 'a.png,"one, two"\n'), Task.TOKENS, ()).targets == (("one,", "two"),)
 

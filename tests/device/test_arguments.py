@@ -73,6 +73,7 @@ def test_the_host_declares_the_same_arguments(name: str) -> None:
     "words",
     [
         ("run", "bundle", "image.png", "--top", "0"),
+        ("run", "bundle", "image.png", "--top", "100000000000000000000"),
         ("run", "bundle", "image.png", "--top", "many"),
         ("bench", "bundle", "--seconds", "0"),
         ("bench", "bundle", "--seconds", "3601"),

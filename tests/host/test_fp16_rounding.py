@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from deploytool.backends import fp16_emulation
+from deploytool.backends.narrow_floats import FP16
 from deploytool.data.golden import Arrays
 from deploytool.faults.kinds.graph import FaultGraph
 from deploytool.host import fp16_rounding
@@ -45,25 +46,25 @@ def test_each_rule_gives_these_bits_at_the_ends_of_the_range(dtype: type[np.floa
     values = _VALUES.astype(dtype)
     assert fp16_rounding.nearest(values).view(np.uint16).tolist() == _NEAREST.tolist()
     assert fp16_rounding.saturate(values).view(np.uint16).tolist() == _SATURATED.tolist()
-    assert fp16_rounding.round_weights(values).view(np.uint16).tolist() == _WEIGHTS.tolist()
+    assert FP16.round_weights(values).view(np.uint16).tolist() == _WEIGHTS.tolist()
 
 
 def test_fp16_numbers_are_kept_by_the_rule_for_weights() -> None:
     """All 65,536 bit patterns; NaN stays NaN."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    rounded = fp16_rounding.round_weights(halves.astype(np.float32))
+    rounded = FP16.round_weights(halves.astype(np.float32))
     assert np.array_equal(rounded, halves, equal_nan=True)
     assert np.array_equal(np.signbit(rounded), np.signbit(halves))
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1, 3, 2)])
 def test_the_shape_is_kept(shape: tuple[int, ...]) -> None:
-    assert fp16_rounding.round_weights(np.ones(shape, np.float32)).shape == shape
+    assert FP16.round_weights(np.ones(shape, np.float32)).shape == shape
 
 
 def test_nan_is_no_number_by_any_rule() -> None:
     values = np.array([np.nan], np.float32)
-    for rule in (fp16_rounding.nearest, fp16_rounding.saturate, fp16_rounding.round_weights):
+    for rule in (fp16_rounding.nearest, fp16_rounding.saturate, FP16.round_weights):
         assert np.isnan(rule(values)).all()
 
 
@@ -85,7 +86,7 @@ def test_only_fp32_inputs_are_rounded() -> None:
 
 
 def test_a_weight_of_a_graph_follows_the_rule_for_weights() -> None:
-    rounded = fp16_emulation.round_to_fp16(numpy_helper.from_array(_VALUES, "weight"))
+    rounded = fp16_emulation.round_weight(numpy_helper.from_array(_VALUES, "weight"), FP16)
     assert rounded.name == "weight"
     assert numpy_helper.to_array(rounded).view(np.uint16).tolist() == _WEIGHTS.tolist()
 

@@ -12,7 +12,7 @@ from deploytool import serde
 from deploytool.data.golden import Edge, Golden
 from deploytool.parity import detection_rows, edge_checks, metrics
 from deploytool.results.report import Limits
-from deploytool.spec import Model, Preprocessing, Task
+from deploytool.spec import Model, Precision, Preprocessing, Task
 from tests.tasks.detector_campaign import NOISE, tolerance
 from tests.tasks.detector_faults import FAULTS, candidates, rounded, select
 from tests.tasks.detector_models import Measured, measured
@@ -103,12 +103,12 @@ def test_an_edge_case_of_fp16_is_compared_with_its_classes(subject: Measured) ->
     images = np.zeros((1, 0, 0, 3), np.uint8)
     sample = Golden(images, {}, subject.reference, subject.reference, np.zeros(6), Preprocessing(), noise)  # type: ignore[arg-type]
     got = subject.answers(torch.float16)
-    check = edge_checks.check(got, edge, sample, subject.allowed, lambda _: subject.allowed, half=True)
+    check = edge_checks.check(got, edge, sample, subject.allowed, lambda _: subject.allowed, Precision.FP16)
     assert check is not None
     assert not check.broken
     assert "labels" in {part.part for part in check.part_checks}
     got["labels"] = (got["labels"] + 1) % 5
-    failed = edge_checks.check(got, edge, sample, subject.allowed, lambda _: subject.allowed, half=True)
+    failed = edge_checks.check(got, edge, sample, subject.allowed, lambda _: subject.allowed, Precision.FP16)
     assert failed is not None
     assert failed.broken
 

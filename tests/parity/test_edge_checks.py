@@ -5,7 +5,7 @@ import pytest
 
 from deploytool.data.golden import Edge, Floor, Golden, Noise
 from deploytool.parity import edge_checks, metrics
-from deploytool.spec import Preprocessing
+from deploytool.spec import Precision, Preprocessing
 
 SCORES = np.array([[1.0, -2.0, 0.5], [4.0, 1.0, -3.0]])
 NOISE = Noise(Floor(1e-6, 1e-6), Floor(1e-3, 1e-3))
@@ -29,7 +29,9 @@ def edge(**answers: list[float] | list[int]) -> Edge:
 def broken_figures(
     got: Edge, expected: Edge, *, half: bool = False, tolerance_at: edge_checks.EdgeTolerance = lambda _: ALLOWED
 ) -> tuple[str, ...]:
-    check = edge_checks.check(got.outputs, expected, SAMPLE, ALLOWED, tolerance_at, half=half)
+    check = edge_checks.check(
+        got.outputs, expected, SAMPLE, ALLOWED, tolerance_at, Precision.FP16 if half else Precision.FP32
+    )
     assert check is not None
     assert check.against == "FP64 at silence"
     return check.broken
@@ -69,4 +71,4 @@ def test_labels_are_compared_in_fp32_only() -> None:
     assert broken_figures(wrong, right) != ()
     assert broken_figures(wrong, right, half=True) == ()
     only = edge(classes=[0])
-    assert edge_checks.check(only.outputs, only, SAMPLE, ALLOWED, lambda _: ALLOWED, half=True) is None
+    assert edge_checks.check(only.outputs, only, SAMPLE, ALLOWED, lambda _: ALLOWED, Precision.FP16) is None

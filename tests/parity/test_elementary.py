@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deploytool.parity import elementary, noise
+from deploytool.parity import elementary, noise, rounding
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 MASK = torch.ones(16, 16, dtype=torch.bool).tril()
@@ -157,7 +157,7 @@ def test_fp16_rounds_every_step(name: str) -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 8, 16, 16)).astype(np.float16)).float()
     with torch.inference_mode():
         whole = CALLS[name](x).half().float()
-    with torch.inference_mode(), noise._RoundingMode(noise._nearest_fp16):
+    with torch.inference_mode(), noise._RoundingMode(rounding.FP16.nearest):
         steps = CALLS[name](x)
     assert torch.equal(steps, steps.half().float())
     assert not torch.equal(steps, whole)

@@ -15,13 +15,14 @@ from onnx import helper
 from onnx.parser import parse_graph
 from torch import nn
 
+from deploytool import serde
 from deploytool.backends import eager, fp16_emulation, onnxruntime
 from deploytool.data import golden, synthetic
-from deploytool.data.golden import Golden, Noise
+from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.loading import catalog, factory, weights_file
-from deploytool.parity import metrics, noise
+from deploytool.parity import metrics, noise, rounding
 from deploytool.parity.replay import replay
-from deploytool.spec import Model, Tensor
+from deploytool.spec import Model, Precision, Tensor
 from tests.conftest import TINY
 from tests.user_model_export import OWN
 
@@ -56,7 +57,7 @@ def test_noise_is_measured_on_the_noisiest_cases(finished: Path) -> None:
     with eager.start(weights, double=True) as exact:
         given = {name: torch.from_numpy(array) for name, array in inputs.items()}
         errors = metrics.rms_errors(
-            noise._run_rounded(module, model, given, noise._nearest_fp16), replay(exact, inputs)
+            noise._run_rounded(module, model, given, rounding.FP16.nearest), replay(exact, inputs)
         )
         order = np.argsort(errors)
         inputs = {name: array[order] for name, array in inputs.items()}
@@ -91,10 +92,10 @@ def test_an_fp16_overflow_is_not_noise(finished: Path, sample: Golden, tmp_path:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_stochastic_rounding_is_unbiased(seed: int) -> None:
     exact = torch.linspace(0.1, 3.0, 1000)
-    mean = torch.stack([noise._stochastic_fp16(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
-    nearest = noise._nearest_fp16(exact)
+    mean = torch.stack([rounding.FP16.stochastic(draw)(exact) for draw in range(seed * 100, seed * 100 + 100)]).mean(0)
+    nearest = rounding.FP16.nearest(exact)
     assert float((mean - exact).abs().max()) < float((nearest - exact).abs().max())
-    moved = noise._stochastic_fp32(seed)(exact)
+    moved = rounding.stochastic_fp32(seed)(exact)
     assert 0 < int((moved != exact).sum()) < 1000
     np.testing.assert_allclose(moved, exact, rtol=3e-7)
 
@@ -339,3 +340,45 @@ def test_rounding_does_not_move_a_peak_from_the_largest_of_its_neighbourhood() -
     given = {"image": np.random.default_rng(0).standard_normal((4, 3, 16, 16)).astype(np.float32)}
     measurement = noise_of(Peaks(), model, given)
     assert 1e-8 < measurement.fp32.max_error < 1e-5
+
+
+def test_noise_in_bf16_is_that_of_three_bits_less(finished: Path, sample: Golden, tmp_path: Path) -> None:
+    weights = finished / "load" / "weights.safetensors"
+    module, model = eager.load_module(weights), weights_file.definition(weights)
+    found = noise.with_bf16(sample.noise, module, model, sample.inputs, sample.reference)
+    assert found.remarks == ()
+    assert found.noise.bf16
+    assert 4 * sample.noise.fp16.rms < found.noise.bf16.rms < 16 * sample.noise.fp16.rms
+    assert all(part.bf16 == found.noise.bf16 for part in found.noise.parts)
+    assert dataclasses.replace(found.noise, bf16=None, parts=sample.noise.parts) == sample.noise
+    golden.write_bf16(tmp_path / "noise.npz", found.noise, {"logits": np.zeros((2, 4, 10))})
+    read = golden.with_bf16(sample, tmp_path / "noise.npz")
+    assert read.noise == found.noise
+    assert read.ties(Precision.BF16)["logits"].shape == (2, 4, 10)
+    assert read.ties(Precision.FP16) == sample.ties(Precision.FP16)
+    assert "bf16" not in serde.text(sample.noise)
+
+
+def test_bf16_tolerances_follow_from_its_noise_alone(sample: Golden) -> None:
+    assert metrics.tolerances(sample.noise, {}).bf16 is None
+    floor = Floor(5e-3, 2e-3)
+    parts = tuple(dataclasses.replace(part, bf16=floor) for part in sample.noise.parts)
+    limits = metrics.tolerances(dataclasses.replace(sample.noise, bf16=floor, parts=parts), {}).bf16
+    assert limits
+    assert limits.max_error == pytest.approx(4 * 5e-3)
+    assert limits.snr_db == pytest.approx(-20 * math.log10(4 * 2e-3))
+    calm = metrics.tolerances(dataclasses.replace(sample.noise, bf16=Floor(0, 0)), {}).bf16
+    coarse = metrics.tolerances(dataclasses.replace(sample.noise, bf16=Floor(1, 1)), {}).bf16
+    assert calm
+    assert coarse
+    assert (calm.max_error, coarse.max_error) == (2.0**-6, 0.08)
+
+
+@pytest.mark.parametrize("narrow", [rounding.FP16, rounding.BF16], ids=["fp16", "bf16"])
+def test_random_rounding_gives_one_of_the_two_neighbours(narrow: rounding.NarrowRounding) -> None:
+    exact = torch.linspace(0.1, 3.0, 1000)
+    nearest, step = narrow.nearest(exact), {"FP16": 2.0**-10, "BF16": 2.0**-7}[narrow.title]
+    drawn = torch.stack([narrow.stochastic(seed)(exact) for seed in range(200)])
+    assert torch.equal(narrow.nearest(drawn), drawn)
+    assert float(((drawn - exact).abs() / exact).max()) <= step
+    assert float((drawn.mean(0) - exact).abs().max()) < float((nearest - exact).abs().max())

@@ -12,11 +12,11 @@ import torch
 import deploytool
 from deploytool.backends import eager
 from deploytool.data.golden import Arrays
-from deploytool.parity import metrics, noise, noise_floor, ties
+from deploytool.parity import metrics, noise, noise_floor, rounding, ties
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.ties import PerturbedRuns, Ties
 from deploytool.results.report import Check
-from deploytool.spec import Model, Tensor
+from deploytool.spec import Model, Precision, Tensor
 from tests.conftest import ROOT
 from tests.user_models.discrete_outputs import Labels
 
@@ -38,13 +38,20 @@ class LabelModel:
         return metrics.check(got, self.reference, "FP64", tolerance, known)
 
 
-@cache
-def label_model(kind: str) -> LabelModel:
+def labelled(kind: str) -> tuple[Labels, Model]:
     module = Labels(kind).eval().requires_grad_(False)
     names = ("values", "places") if kind == "best" else ("labels",)
     outputs = tuple(Tensor(name, ("batch",)) for name in names)
-    model = Model("labels", "x:y", inputs=(Tensor("image", ("batch", 3, 32, 32)),), outputs=outputs)
-    inputs = {"image": np.random.default_rng(0).normal(size=(10, 3, 32, 32)).astype(np.float32)}
+    return module, Model("labels", "x:y", inputs=(Tensor("image", ("batch", 3, 32, 32)),), outputs=outputs)
+
+
+def images() -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).normal(size=(10, 3, 32, 32)).astype(np.float32)}
+
+
+@cache
+def label_model(kind: str) -> LabelModel:
+    (module, model), inputs = labelled(kind), images()
     double = eager.make_session(copy.deepcopy(module).double(), model, double=True)
     reference = double(**inputs)
     measured = noise.measure(module, model, inputs, reference).noise
@@ -54,7 +61,7 @@ def label_model(kind: str) -> LabelModel:
     given = {"image": torch.from_numpy(inputs["image"])}
     sound = {
         False: [run(module, model, given) for run in (noise._case_by_case, noise._channels_last, noise._sequential)],
-        True: [noise._run_rounded(module, model, given, noise._stochastic_fp16(seed)) for seed in range(10, 14)],
+        True: [noise._run_rounded(module, model, given, rounding.FP16.stochastic(seed)) for seed in range(10, 14)],
     }
     return LabelModel(
         reference, sound, found, metrics.tolerances(noise_floor.tied(measured, found.fp32, found.fp16), {})
@@ -75,6 +82,32 @@ def test_labels_changed_by_rounding_are_ties(kind: str, half: bool) -> None:
         assert check.broken == ()
         assert check.parity.equal is not None
         assert check.parity.equal.wrong == 0
+
+
+@pytest.mark.parametrize("kind", ["map", "map of floats", "mask"])
+def test_labels_changed_by_bf16_rounding_are_ties_and_one_wrong_in_a_hundred_fails(kind: str) -> None:
+    (module, model), inputs = labelled(kind), images()
+    double = eager.make_session(copy.deepcopy(module).double(), model, double=True)
+    reference = double(**inputs)
+    measured = noise.measure(module, model, inputs, reference).noise
+    measured = noise.with_bf16(measured, module, model, inputs, reference).noise
+    names = [perturbation.part.output for perturbation in measured.parts if perturbation.part.labels]
+    runs = noise.perturbed_runs(module, model, rounding.BF16)[1]
+    known = ties.find_in(Precision.BF16, lambda given: double(**given), runs, inputs, reference, names)
+    limits = metrics.tolerances(noise_floor.tied_bf16(measured, known), {}).bf16
+    assert limits
+    given, changed = {"image": torch.from_numpy(inputs["image"])}, 0.0
+    for seed in range(10, 14):
+        got = noise._run_rounded(module, model, given, rounding.BF16.stochastic(seed))
+        check = metrics.check(got, reference, "FP64", limits, known)
+        assert check.broken == ()
+        assert check.parity.equal
+        changed += 1 - check.parity.equal.share
+    assert changed > 0
+    labels, chosen = reference[names[-1]].copy(), np.random.default_rng(1).random(reference[names[-1]].shape) < 0.01
+    labels[chosen] = ~labels[chosen] if labels.dtype == np.bool_ else labels[chosen] + 3
+    check = metrics.check({**reference, names[-1]: labels}, reference, "FP64", limits, known)
+    assert "equal" in {figure for each in check.part_checks for figure in each.broken}
 
 
 def test_rounding_changes_some_labels() -> None:

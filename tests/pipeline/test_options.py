@@ -163,13 +163,13 @@ def test_invalid_tolerances_are_refused() -> None:
     ],
 )
 def test_names_are_split_and_deduplicated(value: str | list[str], names: tuple[str, ...]) -> None:
-    assert options.names("--output", value) == options.keep_fp32(value) == names
+    assert options.names("--output", value) == options.kept("--keep-fp32", value) == names
 
 
 @pytest.mark.parametrize("value", ["auto,classifier", ("classifier", "auto")])
 def test_auto_and_names_are_mutually_exclusive(value: str | tuple[str, ...]) -> None:
     with pytest.raises(BadInput, match="auto and names are mutually exclusive"):
-        options.keep_fp32(value)
+        options.kept("--keep-fp32", value)
 
 
 def test_the_digest_of_a_file_or_folder_changes_with_its_content(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from deploytool.host import memory
 from deploytool.pipeline import metric_options
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
-from deploytool.spec import Model, Options, Precision, Range, Source, Tensor
+from deploytool.spec import Model, Options, Precision, Range, Source, Stage, Tensor
 from tests.conftest import TINY
 
 # by field of Options, each with a value that is not the default: the option as stated, and as the stages read it
@@ -38,7 +38,7 @@ RESOLVED: dict[str, tuple[Any, Any]] = {
     "outputs": (["logits"], ("logits",)),
 }
 FILES = {"weights", "data", "cases"}  # of these the stages read path and digest
-OTHERS = {"inputs", "sizes", "targets", "metric", "labels", "max_drop"}  # tested below
+OTHERS = {"inputs", "sizes", "targets", "metric", "labels", "max_drop", "calibration", "keep"}  # tested below
 
 
 def test_every_option_that_stages_read_is_tested() -> None:
@@ -72,6 +72,17 @@ def test_inputs_sizes_and_targets_reach_the_stages() -> None:
     assert plan.options.sizes == {"H": Range(32, 48, 64)}
     assert [decision.target for decision in plan.options.targets] == ["rtx40", "orin"]
     assert plan.options.engines
+
+
+def test_the_options_of_int8_reach_the_stages(tmp_path: Path) -> None:
+    file = tmp_path / "cases.npz"
+    file.write_bytes(b"1")
+    plan = plan_export(TINY, ExportOptions(precision="int8", calibration=file, keep="stem, head"))
+    assert plan.options.calibration is not None
+    assert (plan.options.calibration.path, len(plan.options.calibration.digest)) == (str(file), 64)
+    assert plan.options.keep == ("stem", "head")
+    assert {Stage.CALIBRATE, Stage.INT8, Stage.FP16, Stage.METRIC} <= set(plan.recipe)
+    assert not {Stage.CALIBRATE, Stage.INT8, Stage.METRIC} & set(plan_export(TINY, ExportOptions()).recipe)
 
 
 def test_the_metric_reaches_the_stages_with_labels_and_margin(tmp_path: Path) -> None:

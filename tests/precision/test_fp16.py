@@ -15,7 +15,7 @@ from deploytool.backends import fp16_emulation
 from deploytool.data.golden import Floor, Golden, Noise
 from deploytool.parity import metrics
 from deploytool.precision import fp16
-from deploytool.precision.fp16 import Fp16Conversion
+from deploytool.precision.conversion import Conversion
 from deploytool.precision.search import Evaluation, Kept, smallest_set
 from deploytool.spec import Preprocessing
 from deploytool.stages.fp16 import assess
@@ -40,7 +40,7 @@ def sample(graph: onnx.ModelProto) -> Golden:
     )
 
 
-def names(conversion: Fp16Conversion) -> list[str]:
+def names(conversion: Conversion) -> list[str]:
     return [node.name for node in conversion.nodes]
 
 

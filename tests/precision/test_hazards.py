@@ -13,7 +13,7 @@ import torch
 
 from deploytool.backends import fp16_emulation
 from deploytool.precision import fp16, hazards
-from deploytool.precision.fp16 import Fp16Conversion
+from deploytool.precision.conversion import Conversion
 from deploytool.results import verdict
 from tests.user_model_export import Walk
 from tests.user_models import internal_sums
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @dataclass(frozen=True)
 class Exported:
-    conversion: Fp16Conversion
+    conversion: Conversion
     truth: np.ndarray
 
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from deploytool.backends import fp16_emulation
+from deploytool.backends.narrow_floats import FP16
 from deploytool.cli import params
 from deploytool.loading import catalog
 from deploytool.pipeline import runner
 from deploytool.precision import fp16, small_constants
+from deploytool.precision.conversion import Conversion
 from deploytool.results import report, verdict
 from deploytool.results.report import Report
 from deploytool.spec import Job
@@ -66,9 +68,9 @@ def error(graph: onnx.ModelProto, truth: np.ndarray) -> float:
     return float(np.max(np.nan_to_num(apart, nan=np.inf)) / np.abs(truth).max())
 
 
-def kept(conversion: fp16.Fp16Conversion) -> list[str]:
+def kept(conversion: Conversion) -> list[str]:
     names = [node.name for node in conversion.nodes]
-    return [node for guard in small_constants.find(conversion.single, names) for node in guard.around]
+    return [node for guard in small_constants.find(conversion.single, names, FP16) for node in guard.around]
 
 
 @pytest.mark.parametrize("name", [*FOUND, "LayerNorm"])

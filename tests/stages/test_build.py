@@ -71,7 +71,7 @@ def test_the_build_reports_its_progress(finished: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_of_an_fp32_graph_is_an_error(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16"):
+    with pytest.raises(StageFailed, match="only 0 of 4 convolution and matrix layers are FP16 or BF16"):
         build.make(Job(TINY, options()), tmp_path / "model.plan", with_graph(finished / "simplify" / "model.onnx"))
     assert not (tmp_path / "model.plan").exists()
 
@@ -90,7 +90,7 @@ def test_a_graph_with_layers_kept_in_fp32_is_built(finished: Path, tmp_path: Pat
     assert engine.layers["FLOAT"] > whole.layers["FLOAT"]
     assert engine.layers["HALF"] < whole.layers["HALF"]
     assert (tmp_path / "model.plan").stat().st_size == engine.bytes
-    with pytest.raises(StageFailed, match="only 2 of 4 convolution and matrix layers are FP16"):
+    with pytest.raises(StageFailed, match="only 2 of 4 convolution and matrix layers are FP16 or BF16"):
         build.make(job, tmp_path / "model.plan", with_graph(tmp_path / "model.onnx"))
 
 

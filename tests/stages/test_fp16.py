@@ -11,9 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deploytool.backends.narrow_floats import FP16
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.precision import fp16
+from deploytool.precision import fp16, heavy_nodes
 from deploytool.precision.search import Evaluation, Kept, SearchResult
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.spec import Job, Precision, Stage
@@ -43,12 +44,12 @@ def test_the_graph_is_fp16_with_fp32_inputs_and_outputs(finished: Path) -> None:
     graph = onnx.load(finished / "fp16" / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
     assert types(graph) == [TensorProto.FLOAT, TensorProto.FLOAT]
-    assert stages_fp16.count_fp16(graph) == (4, 4)
+    assert heavy_nodes.count(graph, FP16) == (4, 4)
     assert {weight.data_type for weight in graph.graph.initializer} <= {TensorProto.FLOAT16, TensorProto.INT64}
 
 
 def test_no_node_of_the_fp32_graph_counts_as_fp16(finished: Path) -> None:
-    assert stages_fp16.count_fp16(onnx.load(finished / "simplify" / "model.onnx")) == (0, 4)
+    assert heavy_nodes.count(onnx.load(finished / "simplify" / "model.onnx"), FP16) == (0, 4)
 
 
 def test_a_node_that_reads_a_tensor_of_unknown_type_counts_as_none_in_fp16(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_a_node_that_reads_a_tensor_of_unknown_type_counts_as_none_in_fp16(tmp_p
     graph.opset_import.append(helper.make_opsetid("com.example", 1))
     graph.graph.node[0].input[0] = "unknown"
     graph.graph.node.insert(0, helper.make_node("Own", ["input"], ["unknown"], domain="com.example"))
-    assert stages_fp16.count_fp16(graph) == (0, 1)
+    assert heavy_nodes.count(graph, FP16) == (0, 1)
 
 
 def test_a_graph_with_fp16_inputs_and_outputs_has_no_casts(finished: Path, tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_named_modules_and_nodes_are_kept_in_fp32(finished: Path, tmp_path: Path
     notes = stages_fp16.make(keeping("grouped", "/pool/AveragePool"), tmp_path / "model.onnx", before_fp16(finished))
     graph = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(graph, full_check=True)
-    assert stages_fp16.count_fp16(graph) == (3, 4)
+    assert heavy_nodes.count(graph, FP16) == (3, 4)
     kept = {"/grouped/grouped.0/Conv": "grouped.0", "/grouped/grouped.2/Relu": "grouped", "/pool/AveragePool": ""}
     assert notes["kept"] == kept
     assert notes["keep_fp32"] == ["grouped", "/pool/AveragePool"]
@@ -179,7 +180,7 @@ def test_a_search_reports_its_progress(finished: Path, tmp_path: Path, monkeypat
         stages_fp16,
         "assess",
         lambda half, sample, tolerance: Evaluation(
-            stages_fp16.count_fp16(half)[0] < 4, 4.0 - stages_fp16.count_fp16(half)[0]
+            heavy_nodes.count(half, FP16)[0] < 4, 4.0 - heavy_nodes.count(half, FP16)[0]
         ),
     )
     job = dataclasses.replace(keeping("auto"), watch=lambda done, total: progress.append((done, total)))

@@ -98,3 +98,12 @@ def test_an_edge_at_which_the_order_of_sums_decides_is_left_out() -> None:
     kept, (remark,) = stages_golden._judgeable(edges, single, double(sound=sound), floor)
     assert [edge.name for edge in kept] == ["quiet"]
     assert str(remark).startswith("edge case a constant is left out: the order of FP32 sums alone changes")
+
+
+@pytest.mark.parametrize(
+    ("channels", "problem"), [(1, "takes images for left, but right does not count as one"), (5, "images alone")]
+)
+def test_images_for_a_model_with_another_input_name_that_input(channels: int, problem: str) -> None:
+    left = Tensor("left", ("batch", 3 if channels == 1 else channels, 8, 8))
+    model = Model("net", "net.py:make", inputs=(left, Tensor("right", ("batch", channels, 8, 8))))
+    assert problem in str(stages_golden._no_images(model))

@@ -285,7 +285,7 @@ def test_an_engine_with_probes_is_checked_at_them(
 
         yield call
 
-    step = PlannedComparison(Stage.BUILD, "model.plan", "tensorrt", "cuda", Stage.FP16, start)
+    step = PlannedComparison(Stage.BUILD, "model.plan", "tensorrt", "cuda", Stage.FP16, start, precision=Precision.FP16)
     monkeypatch.setattr(checks, "engine_comparisons", lambda _: [step])
     validate.make(Job(C2F, QUICK), tmp_path / "report.json", artifacts(probed_run))
     written = report.read(tmp_path / "report.json")

@@ -27,7 +27,7 @@ from deploytool.backends import fp16_emulation
 from deploytool.data import golden
 from deploytool.data.golden import Golden
 from deploytool.parity import metrics
-from deploytool.spec import Decoding, Tensor
+from deploytool.spec import Decoding, Precision, Tensor
 from deploytool.tasks import layouts
 from tests.tasks import effect, measures, rounding, scenes
 from tests.tasks.edits import FAULTS
@@ -132,7 +132,9 @@ def broken(got: Arrays, sample: Golden, *, half: bool, decoding: Decoding | None
     limit = limits.fp16 if half else limits.fp32
     if decoding is not None:
         limit = replace(limit, rows=layouts.selected_rows(sample.outputs, decoding))
-    return metrics.check(got, sample.outputs, "source", limit, sample.ties(half=half)).broken
+    return metrics.check(
+        got, sample.outputs, "source", limit, sample.ties(Precision.FP16 if half else Precision.FP32)
+    ).broken
 
 
 def units(sample: Golden, *, half: bool) -> dict[str, float]:

@@ -1,0 +1,169 @@
+"""An export with INT8: calibration, both graphs, what judges them, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+
+from deploytool import api
+from deploytool.cli import summary
+from deploytool.errors import BadInput, StageFailed
+from deploytool.report import html, run_data
+from deploytool.results.int8 import Int8
+from deploytool.results.measure import AGREEMENT, Inferiority
+from deploytool.results.report import Report
+from deploytool.results.verdict import conclude
+from deploytool.spec import Precision, Stage, Status, Verdict
+from tests import given_graphs
+from tests.conftest import TINY
+
+SHAPE = TINY.inputs[0].shape[1:]
+
+
+def cases(count: int, seed: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, *map(int, SHAPE))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calibration") / "cases.npz"
+    np.savez(path, input=cases(24, 3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(calibration: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    home = tmp_path_factory.mktemp("int8") / "run"
+    return api.export(TINY, quick=True, precision="int8", calibration=calibration, images=12, out=home)
+
+
+def test_both_graphs_compute_what_the_source_does(run: api.Run) -> None:
+    single = onnxruntime.InferenceSession(run.folder / "rewrite" / "model.onnx")
+    inputs = {TINY.inputs[0].name: cases(8, 9)}
+    (expected,) = single.run(None, inputs)
+    for file in ("int8.onnx", "engine.onnx"):
+        path = run.folder / "int8" / file
+        (got,) = onnxruntime.InferenceSession(path).run(None, inputs)
+        assert 0 < np.abs(got - expected).max() < 0.1 * np.abs(expected).max(), file
+        kinds = {node.op_type for node in onnx.load(path).graph.node}
+        assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+def test_engines_get_symmetric_int8_and_no_bias_in_int32(run: api.Run) -> None:
+    graph = onnx.load(run.folder / "int8" / "engine.onnx").graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    dequantised = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    zeros = [constants[node.input[2]] for node in dequantised if len(node.input) > 2]
+    assert dequantised
+    assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
+
+
+def test_agreement_judges_it_without_a_metric(run: api.Run) -> None:
+    measures = run.report.measures
+    assert measures is not None
+    assert (measures.metric, measures.data, measures.images, measures.source) == (AGREEMENT, "", 12, 1.0)
+    rows = {artifact.runner: artifact for artifact in measures.artifacts}
+    assert {"int8_emulation", "onnxruntime"} <= set(rows)
+    assert all(artifact.stage is Stage.INT8 for artifact in measures.artifacts)
+    for artifact in rows.values():
+        assert artifact.status is Status.MEASURED
+        assert artifact.measure is not None
+        assert artifact.measure.verdict is not Inferiority.NOT_WORSE, "12 cases prove no agreement of 99 %"
+    conclusion = conclude(run.report, run.folder)
+    assert conclusion.verdict in (Verdict.PASS_HERE, Verdict.FAIL)
+
+
+def test_the_report_says_how_it_was_made(run: api.Run) -> None:
+    int8 = run.report.int8
+    assert int8 is not None
+    assert int8.cases == 24
+    assert [graph.file for graph in int8.graphs] == ["int8.onnx", "engine.onnx"]
+    assert all(graph.of_allowed >= 0.95 and 0 < graph.error < 0.1 for graph in int8.graphs)
+    remarks = "\n".join(run.report.remarks)
+    assert "int8: 24 calibration cases are few" in remarks
+    assert "int8: The calibration data is noise without the structure of the golden cases." in remarks
+    page = html.render(run_data.read(run.folder))
+    assert "min-max" in page or "mse" in page or "entropy" in page or "percentile" in page
+    assert summary.conclusion(run.report, run.folder)
+    written = json.loads((run.folder / "validate" / "report.json").read_text())
+    assert written["int8"]["graphs"][0]["form"] in ("u8s8", "u8s7", "s8s8")
+
+
+def test_the_ranges_are_reused(run: api.Run, calibration: Path) -> None:
+    again = api.export(TINY, quick=True, precision="int8", calibration=calibration, images=12, out=run.folder)
+    assert not any(artifact.fresh for artifact in again.artifacts)
+
+
+def test_layers_can_be_kept(run: api.Run, calibration: Path, tmp_path: Path) -> None:
+    kept = api.export(
+        TINY, quick=True, precision="int8", calibration=calibration, images=12, keep="stem", out=tmp_path / "run"
+    )
+    before, after = _int8(run.report), _int8(kept.report)
+    assert after.kept == ("stem",)
+    assert after.graphs[0].of_all < before.graphs[0].of_all
+
+
+def test_an_engine_is_built_from_it_and_its_kernels_are_counted(calibration: Path, tmp_path: Path) -> None:
+    built = api.export(
+        TINY, quick=True, precision="int8", calibration=calibration, images=4, targets="rtx40", out=tmp_path / "run"
+    )
+    engines = {engine.precision: engine for engine in built.report.engines}
+    int8, half = engines[Precision.INT8], engines[Precision.FP16]
+    assert (int8.file, half.file) == ("int8_model.plan", "model.plan")
+    assert (tmp_path / "run" / "build" / int8.file).stat().st_size == int8.bytes
+    assert int8.kernels
+    assert half.kernels
+    (remark,) = (line for line in built.report.remarks if line.startswith("build: int8_model.plan"))
+    assert re.search(
+        rf"lists (\d+) of \1 INT8 nodes as INT8 kernels, and {int8.kernels} kernels, {half.kernels} for", remark
+    )
+    measures = built.report.measures
+    assert measures is not None
+    (row,) = (artifact for artifact in measures.artifacts if artifact.stage is Stage.BUILD)
+    assert (row.file, row.status, row.measure) == ("int8_model.plan", Status.BUILT_NOT_RUN, None)
+    assert "int8_model.plan" not in {comparison.file for comparison in built.report.comparisons}
+
+
+def test_a_given_graph_in_a_form_that_tensorrt_refuses_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Its zero points are not 0, as ONNX Runtime's quantiser writes them for CPUs."""
+    graph, path = given_graphs.quantised(), tmp_path / "given.onnx"
+    (zero,) = (table for table in graph.graph.initializer if table.name == "zero")
+    zero.CopyFrom(onnx.numpy_helper.from_array(np.array(3, np.int8), "zero"))
+    onnx.save(graph, path)
+    with pytest.raises(StageFailed, match="QuantizeLinear_0 has a zero point that is not 0"):
+        api.export(str(path), quick=True, images=4, targets="rtx40", out=tmp_path / "run")
+
+
+def test_the_search_keeps_nothing_where_decisions_hold(calibration: Path, tmp_path: Path) -> None:
+    found = api.export(
+        TINY, quick=True, precision="int8", calibration=calibration, images=4, keep="auto", out=tmp_path / "run"
+    )
+    assert "int8: kept out of INT8: nothing (1 evaluation on 24 cases)" in found.report.remarks
+    assert _int8(found.report).kept == ()
+
+
+def _int8(report: Report) -> Int8:
+    assert report.int8 is not None
+    return report.int8
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ({"precision": "int8"}, "needs inputs to measure the ranges of values on"),
+        ({"calibration": "x.npz"}, "--calibration is for INT8, which is not made"),
+        ({"keep": "stem"}, "--keep is for INT8, which is not made"),
+        ({"precision": "int4"}, "there is no precision 'int4' to make"),
+        ({"precision": "int8", "calibration": "missing.npz"}, "there is no file missing.npz"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_run(words: dict[str, str], problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        api.export(TINY, quick=True, **words)  # type: ignore[arg-type]
