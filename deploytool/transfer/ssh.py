@@ -27,7 +27,7 @@ from deploytool.bundle.manifest import (
     manifest_digest,
 )
 from deploytool.bundle.subset import Subset
-from deploytool.errors import BadInput, DeployError, Refused, Unreachable
+from deploytool.errors import BadInput, DeployError, DeviceBusy, Refused, Unreachable
 from deploytool.host import disk, files
 from deploytool.host.exception_text import clean
 from deploytool.transfer.addresses import Device
@@ -35,7 +35,7 @@ from deploytool.transfer.addresses import Device
 Say = Callable[[str], None]
 
 _LOG = logging.getLogger(__name__)
-_MARK = b"deploytool:"
+MARK = b"deploytool:"  # begins an answer; other lines are what a login prints
 _MOST_LINES = 1000  # that a shell's start-up files may print first
 _LONGEST = 4 << 20  # bytes of a line
 _BLOCK = 1 << 20
@@ -46,12 +46,16 @@ _AGAIN = "ship it again: the transfer resumes"
 
 @dataclass(frozen=True)
 class SshTarget:
-    """Options of ssh; where empty, its own configuration decides. `python` is the interpreter on the device."""
+    """Options of ssh; where empty, its own configuration decides. `python` is the interpreter on the device.
+
+    A device that does not answer within `connect_s` seconds is given up.
+    """
 
     port: int | None = None
     identity: Path | None = None
     config: Path | None = None
     python: str = "python3"
+    connect_s: int = 30
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,17 @@ def _within(seconds: float, child: subprocess.Popen[bytes], device: Device) -> I
 
 
 def _command(device: Device, options: SshTarget) -> list[str]:
+    return command(device.host, options, _program())
+
+
+def command(host: str, options: SshTarget, program: bytes) -> list[str]:
+    """The call of ssh that runs a Python program on a device; the caller writes the program to its stdin first."""
     command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=15"]
+    command += ["-o", f"ConnectTimeout={options.connect_s}"]
     command += ["-F", str(options.config)] if options.config else []
     command += ["-p", str(options.port)] if options.port else []
     command += ["-i", str(options.identity)] if options.identity else []
-    size = len(_program())
-    return [*command, "--", device.host, f"{shlex.quote(options.python)} -c {shlex.quote(_START)} {size}"]
+    return [*command, "--", host, f"{shlex.quote(options.python)} -c {shlex.quote(_START)} {len(program)}"]
 
 
 def _program() -> bytes:
@@ -186,9 +195,9 @@ def _answer(child: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]
     assert child.stdout is not None
     for _ in range(_MOST_LINES):
         line = child.stdout.readline(_LONGEST)
-        if line.startswith(_MARK):
+        if line.startswith(MARK):
             with suppress(ValueError):
-                answer = serde.loads(line[len(_MARK) :])
+                answer = serde.loads(line[len(MARK) :])
                 if isinstance(answer, dict):
                     return _raise_problem(answer, device)
         if not line:
@@ -205,6 +214,8 @@ def _raise_problem(answer: Mapping[str, Any], device: Device) -> Mapping[str, An
     """Returns an answer, or raises Refused if it reports a problem."""
     if "problem" in answer:
         problem = f"{device.host}: {clean(str(answer['problem']))}"
+        if answer.get("busy") is True:
+            raise DeviceBusy(problem, "wait until that has ended, and ship it again")
         raise Refused(problem, "check the root, its permissions and the disk, and ship it again")
     return answer
 

@@ -41,13 +41,17 @@ class Failure(Exception):
     """A problem that is reported to the sender in one line."""
 
 
+class Busy(Failure):
+    """Another process receives for the same root."""
+
+
 def main() -> None:
     """Reads a request, answers which files are missing, reads their bytes, and answers with the result."""
     stream: Any = sys.stdin.buffer
     try:
         _answer(_receive(json.loads(stream.readline()), stream))
     except Failure as failure:
-        _answer({"problem": str(failure)})
+        _answer({"problem": str(failure), "busy": isinstance(failure, Busy)})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         _answer({"problem": "the request is invalid"})
     except OSError as error:
@@ -85,7 +89,7 @@ def _receive(request: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
         _remove_abandoned(home)
         _publish(stage, target)
     except BlockingIOError:
-        raise Failure(f"another process is sending to {home}") from None
+        raise Busy(f"another process is sending to {home}") from None
     finally:
         os.close(lock)
     if not installs:
