@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deploytool.backends import tensorrt_refit
 from deploytool.backends.session import Array, Session
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.host import machine
@@ -48,8 +49,10 @@ def compute_capabilities(flavour: str, capabilities: Sequence[str]) -> tuple[str
 
 
 @contextmanager
-def start(path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX) -> Iterator[Session]:
-    """Loads an engine, from a file or from its bytes, on the first GPU.
+def start(
+    path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX, weights: Path | bytes | None = None
+) -> Iterator[Session]:
+    """Loads an engine, from a file or from its bytes, on the first GPU; `weights` is the graph of a stripped one.
 
     Checks for a driver first: without one, a TensorRT runtime returns objects that crash the process.
     Raises MissingBackend where there is no GPU, StageFailed if the engine cannot be loaded on it.
@@ -57,8 +60,9 @@ def start(path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX)
     if device != "cuda" or not machine.gpus():
         raise MissingBackend("an engine needs a CUDA GPU, and no driver was found", "run it on the target device")
     plan = path.read_bytes() if isinstance(path, Path) else path
-    engine = Engine(library(flavour), library(_CUDA), plan)
-    del path, plan  # the engine has a copy
+    graph = weights.read_bytes() if isinstance(weights, Path) else weights
+    engine = Engine(library(flavour), library(_CUDA), plan, graph)
+    del path, plan, weights, graph  # the engine has a copy
     try:
         yield engine
     finally:
@@ -68,13 +72,15 @@ def start(path: Path | bytes, device: str = "cuda", flavour: str = TENSORRT_RTX)
 class Engine:
     """A deserialized engine with its stream, its buffers and its CUDA graph, for one set of input shapes at a time."""
 
-    def __init__(self, trt: Any, cuda: Any, plan: bytes) -> None:
+    def __init__(self, trt: Any, cuda: Any, plan: bytes, weights: bytes | None = None) -> None:
         self._trt, self._cuda = trt, cuda
         self._logger = trt.Logger(trt.Logger.ERROR)  # must outlive everything below
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise StageFailed("TensorRT cannot load the engine on this GPU", "build it again for this GPU and release")
+        if weights is not None:
+            tensorrt_refit.refit(trt, self._engine, self._logger, weights)
         self._context = self._engine.create_execution_context()
         self._stream = self._checked(cuda.cudaStreamCreate())
         self._events = [self._checked(cuda.cudaEventCreate()) for _ in range(2)]
@@ -82,6 +88,7 @@ class Engine:
         self._buffers: dict[str, int] = {}
         self._outputs: dict[str, Array] = {}
         self._graph: Any = None
+        self._profile = 0  # that of a new context
         self.gpu_ms: list[float] = []
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
@@ -112,9 +119,11 @@ class Engine:
     def _bind(self, inputs: Mapping[str, Array]) -> None:
         """Sets the shapes, allocates every buffer, runs once, and captures that run as a CUDA graph."""
         self._release()
+        self._select_profile({name: array.shape for name, array in inputs.items()})
         for name, array in inputs.items():
             if not self._context.set_input_shape(name, array.shape):
-                raise StageFailed(f"the engine does not accept {name} of shape {array.shape}", "see --batch at export")
+                problem = f"the engine does not accept {name} of shape {array.shape}"
+                raise StageFailed(problem, "see --batch and --size at export")
             self._allocate(name, array.nbytes)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         for name in names:
@@ -125,6 +134,24 @@ class Engine:
         self._enqueue()
         self._checked(self._cuda.cudaStreamSynchronize(self._stream))
         self._graph = self._capture()
+
+    def _select_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Makes the optimization profile current that has these shapes; without one, the engine refuses the shapes."""
+        profiles = range(self._engine.num_optimization_profiles)
+        fitting = (index for index in profiles if all(self._accepts(index, *each) for each in shapes.items()))
+        index = next(fitting, self._profile)
+        if index == self._profile:
+            return
+        if not self._context.set_optimization_profile_async(index, self._stream):
+            raise StageFailed(
+                f"the engine does not take its profile {index}", "build it again for this GPU and release"
+            )
+        self._checked(self._cuda.cudaStreamSynchronize(self._stream))
+        self._profile = index
+
+    def _accepts(self, index: int, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self._engine.get_tensor_profile_shape(name, index)
+        return all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True))
 
     def _capture(self) -> Any:
         """The run as a CUDA graph; None where the engine cannot be captured, and every call enqueues it instead."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploytool.backends import tensorrt_config, tensorrt_memory
+from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.errors import StageFailed
 from deploytool.spec import EnginePlan, Range, Stage, Tensor
 
@@ -17,11 +19,16 @@ _MIN_NARROW_SHARE = 0.9  # of the heavy layers that are not FP32 on purpose: an 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """A serialized engine, the number of network layers by output type, and the lines that TensorRT logged."""
+    """A serialized engine, the number of network layers by output type, and the lines that TensorRT logged.
+
+    `timing_cache` is for the next build, empty if there is none; `reused` says that an earlier one was used.
+    """
 
     engine: bytes
     layers: Mapping[str, int]
     log: tuple[str, ...]
+    timing_cache: bytes = b""
+    reused: bool = False
 
 
 def build(
@@ -35,6 +42,8 @@ def build(
     fp32_layers: int | None = 0,
     probes: Collection[str] = (),
     listen: Callable[[str], None] | None = None,
+    settings: BuilderSettings = UNSET,
+    timing_cache: bytes | None = None,
 ) -> BuiltEngine:
     """Builds the engine of a serialized ONNX graph, or of one in a file, whose side files TensorRT finds beside it.
 
@@ -42,9 +51,11 @@ def build(
 
     `watch` is called with the steps done and the steps in total. `fp32_layers` is the number of heavy layers that are
     FP32 on purpose; None accepts any number. `probes` are intermediate tensors to add to the engine's outputs. `listen`
-    receives every log message, the verbose ones too.
+    receives every log message, the verbose ones too. `timing_cache` is that of an earlier build, empty for the first
+    one; None builds without.
 
-    Raises StageFailed if TensorRT rejects the graph or would build an FP32 engine.
+    Raises StageFailed if TensorRT rejects the graph or would build an FP32 engine, OutOfMemory if its memory or a limit
+    of `settings` is too small.
     """
     logger = _logger(trt, listen)
     builder = trt.Builder(logger)
@@ -55,15 +66,22 @@ def build(
     layers = _layer_types(trt, network, fp32_layers)
     _mark_outputs(network, probes)
     config = builder.create_builder_config()
-    config.add_optimization_profile(_optimization_profile(builder, network, inputs, ranges))
+    tensorrt_config.add_profiles(builder, network, config, inputs, ranges, settings)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if watch is not None:
         config.progress_monitor = _progress_monitor(trt, watch)
-    _set_compute_capabilities(trt, config, plan)
+    tensorrt_config.set_compute_capabilities(trt, config, plan)
+    tensorrt_config.apply(trt, config, settings)
+    with_cache = timing_cache is not None and tensorrt_config.has_timing_cache(plan.flavour)
+    reused = with_cache and tensorrt_config.use_timing_cache(config, timing_cache or b"")
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise StageFailed(f"{plan.flavour} could not build the engine: {logger.last_error()}", "see the message")
-    return BuiltEngine(bytes(engine), layers, tuple(logger.lines))
+        problem = f"{plan.flavour} could not build the engine: {logger.last_error()}"
+        raise tensorrt_memory.failure(plan.flavour, logger.shortages, settings) or StageFailed(
+            problem, "see the message"
+        )
+    cache = bytes(config.get_timing_cache().serialize()) if with_cache else b""
+    return BuiltEngine(bytes(engine), layers, tuple(logger.lines), cache, reused)
 
 
 def _parse_failure(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:
@@ -103,29 +121,6 @@ def _layer_types(trt: Any, network: Any, fp32_layers: int | None) -> Counter[str
     return Counter(layer.get_output(0).dtype.name for layer in layers if layer.num_outputs)
 
 
-def _optimization_profile(builder: Any, network: Any, inputs: Sequence[Tensor], ranges: Mapping[str, Range]) -> Any:
-    """The shapes of the inputs: the model names the dynamic dimensions, the graph has the sizes of the others.
-
-    A checkpoint can change a size that the model declares, so the graph decides.
-    """
-    profile = builder.create_optimization_profile()
-    for index, tensor in enumerate(inputs):
-        dimensions = zip(tensor.shape, network.get_input(index).shape, strict=True)
-        sizes = [ranges[name] if isinstance(name, str) else Range(size, size, size) for name, size in dimensions]
-        shapes = ([getattr(size, bound) for size in sizes] for bound in ("smallest", "typical", "largest"))
-        profile.set_shape(tensor.name, *shapes)
-    return profile
-
-
-def _set_compute_capabilities(trt: Any, config: Any, plan: EnginePlan) -> None:
-    """Names the GPUs to build for, which TensorRT-RTX alone supports; TensorRT builds for the GPU it runs on."""
-    if not plan.capabilities:
-        return
-    config.num_compute_capabilities = len(plan.capabilities)
-    for index, capability in enumerate(plan.capabilities):
-        config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + capability.replace(".", "")), index)
-
-
 def _logger(trt: Any, listen: Callable[[str], None] | None) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the bindings are chosen at run time and carry no types
         """Collects the log up to severity INFO; must outlive the builder."""
@@ -133,8 +128,11 @@ def _logger(trt: Any, listen: Callable[[str], None] | None) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
+            self.shortages: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            if tensorrt_memory.is_shortage(message):
+                self.shortages.append(message)
             if severity <= trt.ILogger.Severity.INFO:
                 self.lines.append(f"{severity.name}: {message}")
             if listen is not None:

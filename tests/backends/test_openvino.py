@@ -11,9 +11,13 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from deploytool.backends import openvino
+from deploytool.backends import int8_emulation, openvino
 from deploytool.backends.session import Array
 from deploytool.errors import MissingBackend, StageFailed
+from deploytool.host import machine
+from deploytool.precision.int8 import executed
+from tests.int8 import kernels, quantized
+from tests.int8.quantized import Form
 
 pytest.importorskip("openvino")
 
@@ -144,3 +148,23 @@ def test_a_library_that_cannot_be_imported_is_an_error_with_a_remedy(monkeypatch
     with pytest.raises(MissingBackend, match="OpenVINO cannot be imported") as caught, openvino.start(graph(RELU)):
         pass
     assert "deploytool[openvino]" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("largest", "int8"), [(64, True), (65, False)])
+def test_sums_that_saturate_are_not_computed_by_int8_kernels(
+    largest: int, int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors without VNNI; the kernels give the same where weights have 7 bits."""
+    monkeypatch.setattr(machine, "saturates_int8", lambda: True)
+    model = quantized.quantised(kernels.layer("convolution", 0), tmp_path, Form.U8S7)
+    loaded = onnx.load(model)
+    (weight,) = (each for each in loaded.graph.initializer if len(each.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[0] = largest
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(loaded, model)
+    assert bool(executed.in_openvino(openvino.runtime_model(model))) is int8
+    images = quantized.pictures(0, 4, kernels.CHANNELS)
+    with openvino.start(model) as session, int8_emulation.start(model) as exact:
+        got, expected = (next(iter(run(image=images).values())) for run in (session, exact))
+    assert np.abs(got - expected).max() <= 1.01 * kernels.step(model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploytool.backends import tensorrt
+from deploytool.backends import tensorrt, tensorrt_refit
 from deploytool.errors import MissingBackend, StageFailed
 from deploytool.host import machine
 from deploytool.host.machine import Gpu
@@ -78,10 +78,16 @@ class FakeContext:
         self.shape: tuple[int, ...] = ()
         self.address: dict[str, int] = {}
         self.works = True
+        self.profile, self.takes_profiles = 0, True
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.profile = index
+        return self.takes_profiles
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
-        return shape[0] <= 8
+        least, _, most = PROFILES[self.profile]
+        return all(low <= side <= high for low, side, high in zip(least, shape, most, strict=True))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.shape
@@ -105,6 +111,9 @@ class Mode(enum.Enum):
     OUTPUT = 1
 
 
+PROFILES = (((1, 3), (2, 3), (4, 3)), ((4, 5), (4, 5), (8, 5)))  # smallest, typical and largest shape of each
+
+
 class FakeTrt:
     """The part of TensorRT that running an engine needs."""
 
@@ -121,6 +130,8 @@ class FakeTrt:
             get_tensor_mode=lambda name: Mode.INPUT if name == "x" else Mode.OUTPUT,
             get_tensor_dtype=lambda name: "float",
             create_execution_context=lambda: self.context,
+            num_optimization_profiles=len(PROFILES),
+            get_tensor_profile_shape=lambda name, index: PROFILES[index],
         )
         return SimpleNamespace(deserialize_cuda_engine=lambda plan: engine if self.plan_is_good else None)
 
@@ -170,6 +181,17 @@ def test_closing_frees_all_resources(context: FakeContext) -> None:
     assert {"cudaGraphExecDestroy", "cudaEventDestroy", "cudaStreamDestroy"} <= set(cuda.calls)
 
 
+def test_a_stripped_engine_gets_the_weights_of_its_graph_before_it_runs(
+    context: FakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[Any] = []
+    monkeypatch.setattr(tensorrt_refit, "refit", lambda trt, engine, logger, graph: filled.append(graph))
+    for weights in (None, b"graph"):
+        engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan", weights)
+        np.testing.assert_array_equal(engine(x=X)["y"], X * 2)
+    assert filled == [b"graph"]
+
+
 def test_outputs_are_not_overwritten_by_the_next_call(context: FakeContext) -> None:
     engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
     first = engine(x=X)["y"]
@@ -186,6 +208,23 @@ def test_refused_engines_shapes_and_runs_are_errors(context: FakeContext) -> Non
     context.works = False
     with pytest.raises(StageFailed, match="cannot run the engine"):
         engine(x=X)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (4, 3), (4, 5), (8, 5)])
+def test_every_corner_of_every_profile_runs_in_that_profile(context: FakeContext, shape: tuple[int, int]) -> None:
+    engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
+    for each in (X, np.ones(shape, np.float32), X):
+        np.testing.assert_array_equal(engine(x=each)["y"], each * 2)
+        assert context.profile == (0 if each.shape[1] == 3 else 1)
+
+
+def test_a_shape_of_no_profile_and_a_refused_profile_are_errors(context: FakeContext) -> None:
+    engine = tensorrt.Engine(FakeTrt(context), FakeCuda(context), b"plan")
+    with pytest.raises(StageFailed, match=r"does not accept x of shape \(3, 5\)"):
+        engine(x=np.ones((3, 5), np.float32))
+    context.takes_profiles = False
+    with pytest.raises(StageFailed, match="does not take its profile 1"):
+        engine(x=np.ones((4, 5), np.float32))
 
 
 def test_a_cuda_error_is_raised(context: FakeContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,9 @@ import pytest
 from tests.conftest import ROOT
 
 NAMES: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "trt_api_names.json").read_text())
-SOURCES = ("deploytool/backends/tensorrt_builder.py", "deploytool/backends/tensorrt.py")
+SOURCES = tuple(
+    f"deploytool/backends/{name}.py" for name in ("tensorrt_builder", "tensorrt_config", "tensorrt_refit", "tensorrt")
+)
 CLASS_OF = {  # the class of each variable name in the code
     "builder": "Builder",
     "network": "INetworkDefinition",
@@ -24,6 +26,8 @@ CLASS_OF = {  # the class of each variable name in the code
     "_runtime": "Runtime",
     "_engine": "ICudaEngine",
     "_context": "IExecutionContext",
+    "refitter": "Refitter",
+    "parser_refitter": "OnnxParserRefitter",
 }
 MODULE_NAMES = {"Logger", "nptype", "__version__"}  # not in the lists, which hold classes and enumerations only
 RTX_ONLY = {
