@@ -11,20 +11,21 @@ from enum import Enum
 from pathlib import Path
 
 from deploytool import runtimes, serde
+from deploytool.builder_settings import UNSET, BuilderSettings
+from deploytool.bundle.int8 import Choice, Int8Graph
 from deploytool.data import preprocess
 from deploytool.errors import Refused
 from deploytool.host import files
+from deploytool.results.int8_forms import Form
 from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.spec import ADDED, BATCH, Decision, Decoding, Option, Precision, Preprocessing, Range, Task, Tensor
 
 SCHEMA = "deploytool.bundle/4"
+NARROW_SCHEMA = "deploytool.bundle/5"  # of a bundle with INT8 or BF16: older versions of deploytool name it and refuse
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
-UNLISTED_FILES = (
-    MANIFEST_FILE,
-    SIGNATURE_FILE,
-    SUBSET_FILE,
-)  # the manifest does not list itself, its signature, and the record of omitted engines
+TOOL_FOLDER = "tool"  # deploytool itself, in a bundle that was packed with it
+UNLISTED_FILES = (MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE)  # itself, its signature, the record of omitted engines
 MAX_MEMORY_MIB = 8192  # limit of a child process that runs a graph, whatever the manifest states
 MAX_MANIFEST_BYTES = 4 << 20  # also of a signature: a larger file must not fill the memory
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
@@ -41,6 +42,7 @@ class Role(str, Enum):
     IMAGE = "image"
     RECIPE = "recipe"
     SERVER = "server"
+    TOOL = "tool"  # a wheel of deploytool or of what it needs, or their installer
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class File:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX graph; `precision` is fp32 or fp16, and `io` the type of its floating-point inputs and outputs.
+    """One ONNX graph; `precision` is fp32, fp16 or int8, and `io` the type of its floating-point inputs and outputs.
 
     `ir_version` and `opset` are the versions of ONNX that it is written in. `memory_mib` is the memory that the golden
     cases may need on a CPU beyond an empty session, None if it is unknown.
@@ -74,7 +76,8 @@ class Engine:
     """One engine, and the machines that can run it: exactly this TensorRT version, and one of each list.
 
     `capabilities` are compute capabilities of the GPU, such as 8.9; `systems` such as linux; `processors` such as
-    x86_64; `cuda` is the lowest CUDA version that the driver must support, empty if it is unknown.
+    x86_64; `cuda` is the lowest CUDA version that the driver must support, empty if it is unknown. The weights of a
+    `stripped` one are those of the first graph of its precision.
     """
 
     file: File
@@ -86,6 +89,7 @@ class Engine:
     cuda: str
     precision: Precision
     io: Precision
+    stripped: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class Manifest:
     the version of the ONNX Runtime that checked the graphs, empty if none did; `tolerances` limit the deviation of the
     outputs, by precision; a bundle is only replaced by a higher `sequence`. `task` is what the outputs mean, None if
     nobody said so; `decoding` is for detectors. `best` is the path of the FP32 graph that is fastest in a runtime, by
-    the runtime's name; a runtime that it does not name has the first FP32 graph.
+    the runtime's name; a runtime that it does not name has the first FP32 graph. `int8` has one entry for each INT8
+    graph, and `int8_for` says for each runtime whether it gets INT8; a runtime that it does not name gets none. `tool`
+    are the wheels of deploytool and of what it needs, with their installer; none unless they were asked for.
     """
 
     schema: str
@@ -159,11 +165,17 @@ class Manifest:
     task: Task | None = field(default=None, metadata=ADDED)
     decoding: Decoding = field(default=Decoding(), metadata=ADDED)
     best: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
+    int8: tuple[Int8Graph, ...] = field(default=(), metadata=ADDED)
+    int8_for: Mapping[str, Choice] = field(default_factory=dict, metadata=ADDED)
+    tool: tuple[File, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
 class EngineRecipe:
-    """How a device builds its own engine: the graph and the range of sizes; `trtexec` is the equivalent command."""
+    """How a device builds its own engine: the graph and the range of sizes; `trtexec` is the equivalent command.
+
+    `settings` are those that the engines of the run were built with; the device may have others.
+    """
 
     graph: str
     precision: Precision
@@ -171,16 +183,20 @@ class EngineRecipe:
     inputs: tuple[Tensor, ...]
     free: Mapping[str, Range]
     trtexec: str
+    settings: BuilderSettings = field(default=UNSET, metadata=ADDED)
 
 
 def all_files(manifest: Manifest) -> tuple[File, ...]:
-    """All files of a bundle, including engines, sorted by path."""
-    return tuple(sorted((*manifest.files, *(engine.file for engine in manifest.engines)), key=lambda file: file.path))
+    """All files of a bundle, including engines and the tool, sorted by path."""
+    engines = (engine.file for engine in manifest.engines)
+    return tuple(sorted((*manifest.files, *engines, *manifest.tool), key=lambda file: file.path))
 
 
 def content_digest(manifest: Manifest) -> str:
-    """A reproducible digest: of everything except the engines and the decisions about targets."""
-    return hashlib.sha256(serde.text(replace(manifest, engines=(), targets=())).encode()).hexdigest()
+    """A reproducible digest: of everything except engines, decisions about targets, the tool, and measured speeds."""
+    untimed = {name: replace(choice, gain=None) for name, choice in manifest.int8_for.items()}
+    reproducible = replace(manifest, engines=(), targets=(), tool=(), int8_for=untimed)
+    return hashlib.sha256(serde.text(reproducible).encode()).hexdigest()
 
 
 def manifest_digest(folder: Path) -> str:
@@ -222,15 +238,14 @@ def parse_manifest(manifest: bytes, folder: Path) -> Manifest:
     try:
         data = serde.loads(manifest)
         schema = data.get("schema") if isinstance(data, Mapping) else None
-        if isinstance(schema, str) and schema != SCHEMA:
+        if isinstance(schema, str) and schema not in (SCHEMA, NARROW_SCHEMA):
             text = f"{folder} is a bundle of another schema: {schema[:60]!r}"
             raise Refused(text, "use the version of deploytool that made it")
         parsed = serde.decode(Manifest, data)
         is_canonical = serde.text(parsed).encode() == manifest
     except (ValueError, TypeError) as error:
-        raise Refused(
-            f"{folder / MANIFEST_FILE} is not a manifest of this version: {error}", files.FETCH_AGAIN
-        ) from error
+        text = f"{folder / MANIFEST_FILE} is not a manifest of this version: {error}"
+        raise Refused(text, files.FETCH_AGAIN) from error
     problem = _problem(parsed) if is_canonical else "it is not in the canonical form that deploytool writes"
     if problem:
         raise Refused(f"{folder / MANIFEST_FILE} is invalid: {problem}", files.FETCH_AGAIN)
@@ -252,6 +267,7 @@ def _problem(manifest: Manifest) -> str | None:
     graphs = [graph.path for graph in manifest.graphs]
     further = [path for each in manifest.golden.further for path in each.images]
     referenced = (*graphs, manifest.golden.path, manifest.recipe, *manifest.golden.images, *further)
+    referenced += tuple(graph.answers for graph in manifest.int8)
     if not manifest.graphs:
         return "it has no graph"
     if not all(graph.memory_mib is None or 0 < graph.memory_mib <= MAX_MEMORY_MIB for graph in manifest.graphs):
@@ -261,6 +277,8 @@ def _problem(manifest: Manifest) -> str | None:
     single = {graph.path for graph in manifest.graphs if graph.precision is Precision.FP32}
     if not set(manifest.best) <= {runtimes.ORT, runtimes.OPENVINO} or not set(manifest.best.values()) <= single:
         return "the best graph of a runtime is invalid"
+    if problem := _narrow_problem(manifest):
+        return problem
     versions = (*manifest.floor.values(), *([manifest.tried] if manifest.tried else []))
     if not set(manifest.floor) <= set(runtimes.TITLES) or not all(map(runtimes.release, versions)):
         return "the version of a runtime is invalid"
@@ -269,7 +287,38 @@ def _problem(manifest: Manifest) -> str | None:
         return f"it refers to {unknown[0]}, and lists no such file"
     if any(engine.file.role is not Role.ENGINE for engine in manifest.engines):
         return "an engine is listed as something else"
+    precisions = {graph.precision for graph in manifest.graphs}
+    if any(engine.stripped and engine.precision not in precisions for engine in manifest.engines):
+        return "an engine without weights has no graph"
+    if any((file in manifest.tool) != (file.role is Role.TOOL) for file in listed):
+        return "a file of the tool is listed as something else"
+    if not all(re.fullmatch(f"{TOOL_FOLDER}/[^/]+", file.path) for file in manifest.tool):
+        return "a file of the tool is not in its folder"
     return _model_problem(manifest)
+
+
+def schema_of(graphs: Iterable[Graph], engines: Iterable[Engine]) -> str:
+    """The schema of a bundle of these: the older one if all of them are in FP32 or FP16."""
+    precisions = {graph.precision for graph in graphs} | {engine.precision for engine in engines}
+    return SCHEMA if precisions <= {Precision.FP32, Precision.FP16} else NARROW_SCHEMA
+
+
+def _narrow_problem(manifest: Manifest) -> str | None:
+    """The first problem in what the manifest says of INT8 and BF16; None if it is valid, or says nothing of them."""
+    if manifest.schema != schema_of(manifest.graphs, manifest.engines):
+        return "its schema is that of bundles of other precisions"
+    graphs = [graph.path for graph in manifest.graphs if graph.precision is Precision.INT8]
+    if sorted(graphs) != sorted(graph.path for graph in manifest.int8):
+        return "an INT8 graph has no golden answers"
+    engines = {engine.file.path for engine in manifest.engines if engine.precision is Precision.INT8}
+    if engines and Form.TENSORRT not in {graph.form for graph in manifest.int8}:
+        return "an INT8 engine has no golden answers"
+    for_cpu = {graph.path for graph in manifest.int8 if graph.form is not Form.TENSORRT}
+    allowed = {runtimes.ORT: for_cpu, runtimes.OPENVINO: for_cpu, runtimes.TRT: engines}
+    known = all(not each.path or each.path in allowed.get(name, ()) for name, each in manifest.int8_for.items())
+    if not known or not set(manifest.int8_for) <= set(allowed):
+        return "the INT8 graph of a runtime is invalid"
+    return None
 
 
 def _model_problem(manifest: Manifest) -> str | None:
@@ -285,9 +334,11 @@ def _model_problem(manifest: Manifest) -> str | None:
         return "its decoding of boxes is invalid"
     if not all(name.isprintable() for name in manifest.classes):
         return "the name of a class is not printable"
-    if not {graph.precision for graph in manifest.graphs} <= set(manifest.tolerances):
+    precisions = {graph.precision for graph in manifest.graphs} | {engine.precision for engine in manifest.engines}
+    if not precisions - {Precision.INT8} <= set(manifest.tolerances):
         return "a precision has no tolerance"
-    parts = [limit.part for limits in manifest.tolerances.values() for limit in limits.parts]
+    limits = (*manifest.tolerances.values(), *(graph.limits for graph in manifest.int8))
+    parts = [limit.part for each in limits for limit in each.parts]
     return None if all(_is_valid_part(part) for part in parts) else "a part of an output is invalid"
 
 

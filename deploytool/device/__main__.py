@@ -113,7 +113,14 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
             build=args.build,
             say=say,
         ),
-        "build": lambda args: commands.build(args.bundle, key=args.key, say=say),
+        "build": lambda args: commands.build(
+            args.bundle,
+            key=args.key,
+            workspace=args.workspace,
+            builder_memory=args.builder_memory,
+            optimization_level=args.optimization_level,
+            say=say,
+        ),
         "run": lambda args: commands.run(
             args.bundle,
             args.images,
@@ -126,6 +133,7 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
         "bench": lambda args: commands.bench(
             args.bundle,
             seconds=args.seconds,
+            max_latency=args.max_latency,
             key=args.key,
             require=args.require,
             build=args.build,
@@ -141,6 +149,7 @@ def _calls(say: Say) -> dict[str, Callable[[argparse.Namespace], CommandOutput]]
             say=say,
         ),
         "pull": lambda args: _pull(args, say),
+        "status": lambda args: commands.status(args.root),
         "rollback": lambda args: commands.rollback(args.root, key=args.key),
         "pardon": lambda args: commands.pardon(args.digest, args.root),
         "clean": lambda args: commands.clean(args.root, yes=args.yes),

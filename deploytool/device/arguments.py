@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deploytool.builder_settings import LEAST_LEVEL, MOST_LEVEL
 from deploytool.spec import Stage, StrEnum
 
 
@@ -93,11 +94,31 @@ SECONDS = Argument(
     maximum=3600,
 )
 TOP = Argument("top", "Number of classes to name.", int, flag="--top", default=5, minimum=1, maximum=1_000_000)
+MAX_LATENCY = Argument(
+    "max_latency",
+    "Fail if a batch takes longer on the backend that serves.",
+    float,
+    flag="--max-latency",
+    metavar="MS",
+    minimum=0.001,
+)
 MIN_SCORE = Argument(
     "min_score", "Lowest score of a box.", float, flag="--min-score", default=0.25, minimum=0, maximum=1
 )
 DRAW = Argument(
     "draw", "Draw boxes or areas into copies of the images in this folder.", Path, flag="--draw", metavar="DIR"
+)
+WORKSPACE = Argument(
+    "workspace", "MiB of scratch memory that a layer may use, also when it runs.", int, flag="--workspace", minimum=1
+)
+BUILDER_MEMORY = Argument(
+    "builder_memory", "MiB of the GPU that kernels may take while tried.", int, flag="--builder-memory", minimum=1
+)
+LEVEL = Argument(
+    *("optimization_level", "How long TensorRT searches for kernels.", int),
+    flag="--optimization-level",
+    minimum=LEAST_LEVEL,
+    maximum=MOST_LEVEL,
 )
 _PACKED = f"artifacts/shufflenet_g3/{Stage.PACK}/bundle"
 
@@ -112,7 +133,7 @@ COMMANDS: Mapping[str, Command] = {
         "Build an engine for this machine from a bundle.",
         "Builds an engine for this machine from the bundle's graph, checks it, and keeps it beside the bundle.",
         _PACKED,
-        (BUNDLE, KEY),
+        (BUNDLE, KEY, WORKSPACE, BUILDER_MEMORY, LEVEL),
     ),
     "run": Command(
         "Run the model of a bundle on images.",
@@ -138,7 +159,7 @@ COMMANDS: Mapping[str, Command] = {
         "Time every backend of a bundle.",
         "Times every backend that runs the bundle here, each in a process of its own.",
         _PACKED,
-        (BUNDLE, SECONDS, KEY, REQUIRE, BUILD),
+        (BUNDLE, SECONDS, MAX_LATENCY, KEY, REQUIRE, BUILD),
     ),
     "install": Command(
         "Check a bundle on this machine, then make it the current one.",
@@ -179,6 +200,12 @@ COMMANDS: Mapping[str, Command] = {
             CA,
             TIMEOUT,
         ),
+    ),
+    "status": Command(
+        "Say what is installed under a root, and the state of this machine.",
+        "Says what is installed under a root, and which software, clocks and power mode this machine has.",
+        "--root model",
+        (replace(ROOT, required=False),),
     ),
     "rollback": Command(
         "Make the bundle before the current one again.",

@@ -6,19 +6,23 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploytool import serde
+from deploytool.backends import tensorrt_config
+from deploytool.benchmark.ratio import Ratio
+from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
 from deploytool.device.candidates import Candidate, Tier, side_files, unavailable
 from deploytool.device.environment import Environment
-from deploytool.device.probe import Limits, Prober
+from deploytool.device.probe import Limits, Prober, Racer
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk, files, locks, owner, workers
-from deploytool.spec import Precision
+from deploytool.results.int8_forms import Form
+from deploytool.spec import ADDED, Precision
 from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
 _MAKING = ".making-"
@@ -31,7 +35,8 @@ _BUILD_LIMITS = Limits(
 class Record:
     """An engine built here: from which bundle and graph, by which TensorRT, for which GPU, and its trial.
 
-    `trial` is None until the engine has been run.
+    `trial` is None until the engine has been run. `gain` is the speed of an INT8 engine over the FP16 engine, timed in
+    turn; None if that was not measured. `settings` are those of the build.
     """
 
     digest: str
@@ -45,6 +50,8 @@ class Record:
     io: Precision
     file: File
     trial: Trial | None
+    gain: Ratio | None = field(default=None, metadata=ADDED)
+    settings: BuilderSettings = field(default=UNSET, metadata=ADDED)
 
 
 def engine_path(folder: Path) -> Path:
@@ -64,15 +71,54 @@ def select_flavour(environment: Environment) -> str:
     raise MissingBackend(f"no engine can be built for {environment.gpu}: {reason}", "install the full TensorRT")
 
 
-def built_candidate(folder: Path, manifest: Manifest, environment: Environment, built: Path) -> Candidate:
-    """The engine that was built and checked here, as a candidate; an unavailable one with the reason otherwise."""
+def built_candidates(folder: Path, manifest: Manifest, environment: Environment, built: Path) -> tuple[Candidate, ...]:
+    """The engines that were built and checked here, as candidates; an unavailable one with the reason if there is none.
+
+    The INT8 engine comes first, if it was measured to be faster.
+    """
     try:
-        record = _read(built, folder, manifest, environment, select_flavour(environment))
+        flavour = select_flavour(environment)
+        by_speed = (Precision.INT8, Precision.FP16)
+        records = [_read(built, folder, manifest, environment, flavour, each) for each in by_speed]
     except DeployError as error:
-        return unavailable(Tier.BUILT, str(error))
-    if record is None or record.trial is None:
-        return unavailable(Tier.BUILT, "none was built here yet: `deploytool build` builds one")
-    return _candidate(built, record)
+        return (unavailable(Tier.BUILT, str(error)),)
+    checked = [record for record in records if record is not None and record.trial is not None]
+    usable = [record for record in checked if record.precision is not Precision.INT8 or is_faster(record)]
+    if not usable:
+        return (unavailable(Tier.BUILT, "none was built here yet: `deploytool build` builds one"),)
+    return tuple(_candidate(built, record, manifest) for record in usable)
+
+
+def is_faster(record: Record) -> bool:
+    """Whether an INT8 engine is significantly faster than the FP16 engine."""
+    return record.gain is not None and record.gain.low > 1
+
+
+def has_int8(manifest: Manifest) -> bool:
+    """Whether the bundle has a graph from which an INT8 engine can be built."""
+    return any(each.form is Form.TENSORRT for each in manifest.int8)
+
+
+def build_int8(
+    folder: Path,
+    manifest: Manifest,
+    environment: Environment,
+    built: Path,
+    half: Record,
+    prober: Prober,
+    racer: Racer,
+    watch: Callable[[int, int], None],
+) -> Record:
+    """The INT8 engine for this machine, checked, with its gain over the FP16 engine `half` of the same settings.
+
+    Raises what `build` raises.
+    """
+    record = build(folder, manifest, environment, built, prober, watch, half.settings, Precision.INT8)
+    if record.gain is None:
+        race = racer(_candidate(built, half, manifest), _candidate(built, record, manifest))
+        record = replace(record, gain=race.speedup)
+        _write(built, record)
+    return record
 
 
 def build(
@@ -82,23 +128,28 @@ def build(
     built: Path,
     prober: Prober,
     watch: Callable[[int, int], None],
+    settings: BuilderSettings = UNSET,
+    precision: Precision = Precision.FP16,
 ) -> Record:
     """The engine for this machine, built unless it exists, and checked.
 
-    An engine that an earlier call built and did not check is only checked. `watch` takes the steps done and in total.
+    An engine that an earlier call built and did not check is only checked. `watch` takes the steps done and in total,
+    `precision` is FP16 or INT8, for which the bundle needs a graph. `settings` go before those of the bundle's recipe;
+    an engine of others than are stated is built again.
     Raises MissingBackend where nothing can build an engine, StageFailed if the engine cannot be built or run, and
     ParityFailed if its outputs are wrong.
     """
     flavour = select_flavour(environment)
     with _exclusive(built):
-        record = _read(built, folder, manifest, environment, flavour)
-        record = record or _make(folder, manifest, environment, built, flavour, watch)
-        return record if record.trial else _check(built, record, prober)
+        record = _read(built, folder, manifest, environment, flavour, precision)
+        if record is None or settings.over(record.settings) != record.settings:
+            record = _make(folder, manifest, environment, built, flavour, watch, settings, precision)
+        return record if record.trial else _check(built, record, manifest, prober)
 
 
-def _check(built: Path, record: Record, prober: Prober) -> Record:
+def _check(built: Path, record: Record, manifest: Manifest, prober: Prober) -> Record:
     """The record with its trial; an engine that fails it is deleted."""
-    result = prober(_candidate(built, record))
+    result = prober(_candidate(built, record, manifest))
     if not result.passed:
         _delete(built, record)
         failure = ParityFailed if result.trial else StageFailed
@@ -115,9 +166,16 @@ def _make(
     built: Path,
     flavour: str,
     watch: Callable[[int, int], None],
+    stated: BuilderSettings,
+    precision: Precision,
 ) -> Record:
     """Builds the engine in a child process, and publishes it with a record that has no trial yet."""
-    graph = next(graph for graph in manifest.graphs if graph.path == engine_recipe(folder, manifest).graph)
+    recipe = engine_recipe(folder, manifest)
+    settings = replace(stated.over(recipe.settings), stripped=False)  # the engine stays beside its graph
+    path = recipe.graph
+    if precision is Precision.INT8:
+        path = next(each.path for each in manifest.int8 if each.form is Form.TENSORRT)
+    graph = next(graph for graph in manifest.graphs if graph.path == path)
     source = next(file for file in manifest.files if file.path == graph.path)
     version, capability = environment.version(flavour), environment.capability
     candidate = Candidate(
@@ -127,28 +185,34 @@ def _make(
         io=graph.io,
         weights=side_files(folder, manifest, source),
     )
-    name = _engine_name(flavour, environment)
+    name = _engine_name(flavour, environment, precision)
     size = source.size + sum(side.size for side in candidate.weights)
     disk.check(built, 2 * size, name)  # an engine is about as large as its graph, and is copied once
     with tempfile.TemporaryDirectory(prefix=f"{_MAKING}{owner.name()}-", dir=built) as temporary:
         engine = Path(temporary, name)
         capabilities = () if FLAVOURS[flavour].needs_gpu else (capability,)
         request = Request("build", str(folder), manifest, candidate, "", out=str(engine), capabilities=capabilities)
+        cache = (built / name).with_suffix(tensorrt_config.CACHE_SUFFIX)
+        request = replace(request, settings=settings, timing_cache=str(cache))
         probe.run_worker(request, limits=_BUILD_LIMITS, on_line=lambda line: _report_progress(line, watch))
         file = describe_file(Path(temporary), name, Role.ENGINE)
         copy = engine.with_suffix(".whole")
         files.verify_file(engine, file.size, file.sha256, copy)  # the copy is flushed to the disk
         copy.replace(built / name)
+        if (new := engine.with_suffix(cache.suffix)).exists():
+            files.publish(cache, new.read_bytes())
     record = Record(
         *(manifest_digest(folder), source.sha256, flavour, version, environment.gpu, capability, environment.cuda),
         *(graph.precision, graph.io, file, None),
+        settings=settings,
     )
     _write(built, record)
     return record
 
 
-def _engine_name(flavour: str, environment: Environment) -> str:
-    return f"{flavour}_{environment.version(flavour)}_{environment.capability}.plan"
+def _engine_name(flavour: str, environment: Environment, precision: Precision) -> str:
+    prefix = "" if precision is Precision.FP16 else f"{precision}_"
+    return f"{prefix}{flavour}_{environment.version(flavour)}_{environment.capability}.plan"
 
 
 def _report_progress(line: str, watch: Callable[[int, int], None]) -> None:
@@ -174,9 +238,11 @@ def _check_trusted(built: Path) -> None:
         raise BadInput(f"{built} is not a folder that only you can write", "remove it, and build again")
 
 
-def _read(built: Path, folder: Path, manifest: Manifest, environment: Environment, flavour: str) -> Record | None:
+def _read(
+    built: Path, folder: Path, manifest: Manifest, environment: Environment, flavour: str, precision: Precision
+) -> Record | None:
     """The record of this machine's engine for this bundle, if the record and the engine are unchanged."""
-    path = built / _engine_name(flavour, environment)
+    path = built / _engine_name(flavour, environment, precision)
     if not path.with_suffix(".json").exists():
         return None
     _check_trusted(built)
@@ -186,18 +252,20 @@ def _read(built: Path, folder: Path, manifest: Manifest, environment: Environmen
     except (DeployError, serde.Malformed):
         return None
     graphs = {file.sha256 for file in manifest.files}
-    expected = (manifest_digest(folder), environment.gpu, environment.cuda)
-    same = (record.digest, record.gpu, record.cuda) == expected
+    expected = (manifest_digest(folder), environment.gpu, environment.cuda, precision)
+    same = (record.digest, record.gpu, record.cuda, record.precision) == expected
     return record if same and record.graph in graphs and record.file.path == path.name else None
 
 
-def _candidate(built: Path, record: Record) -> Candidate:
+def _candidate(built: Path, record: Record, manifest: Manifest) -> Candidate:
     path = str(built / record.file.path)
+    answers = next((each.answers for each in manifest.int8 if each.form is Form.TENSORRT), "")
     return Candidate(
         *(Tier.BUILT, path, record.file.size, record.file.sha256),
         *("tensorrt", "cuda", record.flavour),
         precision=record.precision,
         io=record.io,
+        answers=answers if record.precision is Precision.INT8 else "",
     )
 
 

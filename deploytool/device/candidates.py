@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from deploytool import runtimes
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, Role, all_files
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
+from deploytool.results.int8_forms import Form
 from deploytool.spec import Precision, StrEnum
 
 
@@ -53,7 +54,8 @@ class Candidate:
 
     `sha256` and `size` (bytes) are those of the file and are checked again when it is opened; `memory_mib` is the
     memory that a run on a CPU may need according to the manifest, None where the manifest states none. `weights` are
-    the side files that a graph may use.
+    the side files that a graph may use, or the graph with the weights of an engine that has none. `answers` is the file
+    of the bundle with the golden answers in INT8.
     """
 
     tier: Tier
@@ -68,10 +70,25 @@ class Candidate:
     absent: str | None = None
     memory_mib: int | None = None
     weights: tuple[SideFile, ...] = ()
+    answers: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: the tier, and that it computes in INT8 if it does."""
+        return f"{self.tier} INT8" if self.is_int8 else str(self.tier)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether it computes in INT8, where a tier has another candidate that does not."""
+        return self.precision is Precision.INT8
 
 
-def candidates(folder: Path, manifest: Manifest, environment: Environment, built: Candidate) -> tuple[Candidate, ...]:
-    """At least one candidate of every tier, in the order of the tiers; `built` is the engine built on this machine."""
+def candidates(folder: Path, manifest: Manifest, environment: Environment, *built: Candidate) -> tuple[Candidate, ...]:
+    """At least one candidate of every tier, in the order of the tiers; `built` are the engines built on this machine.
+
+    Within a tier those in INT8 come first: the bundle has them where they are faster.
+    """
+    for_engines = next((each.answers for each in manifest.int8 if each.form is Form.TENSORRT), "")
     engines = [
         Candidate(
             *(Tier.ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
@@ -79,13 +96,26 @@ def candidates(folder: Path, manifest: Manifest, environment: Environment, built
             precision=engine.precision,
             io=engine.io,
             absent=mismatch(engine, environment) or omission_reason(folder, engine),
+            answers=for_engines if engine.precision is Precision.INT8 else "",
+            weights=_engine_weights(folder, manifest, engine),
         )
         for engine in manifest.engines
     ]
     engines.sort(key=lambda candidate: candidate.absent is not None)  # stable: engines for this machine come first
     no_engine = [] if engines else [unavailable(Tier.ENGINE, "the bundle contains no engine")]
-    graphs = (_graph_candidate(folder, manifest, environment, tier) for tier in TIERS[2:])
-    return (*engines, *no_engine, built, *graphs)
+    graphs = (
+        _graph_candidate(folder, manifest, environment, tier, graph)
+        for tier in TIERS[2:]
+        for graph in _graphs_for(manifest, tier)
+    )
+    return (*engines, *no_engine, *built, *graphs)
+
+
+def _engine_weights(folder: Path, manifest: Manifest, engine: Engine) -> tuple[SideFile, ...]:
+    """The graph that a stripped engine takes its weights from; none for an engine that has its own."""
+    graphs = (graph.path for graph in manifest.graphs if engine.stripped and graph.precision is engine.precision)
+    files = (_file(manifest, path) for path in graphs)
+    return tuple(SideFile(str(folder / file.path), file.size, file.sha256) for file in files)[:1]
 
 
 def omission_reason(folder: Path, engine: Engine) -> str | None:
@@ -98,9 +128,9 @@ def unavailable(tier: Tier, reason: str) -> Candidate:
     return Candidate(tier, "", 0, "", "tensorrt", "cuda", "", Precision.FP16, Precision.FP32, reason)
 
 
-def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment, tier: Tier) -> Candidate:
-    """A graph in ONNX Runtime or OpenVINO: FP16 on a GPU; FP32 on a CPU, which would compute FP16 in FP32 anyway."""
-    graph = _graph_for(manifest, tier)
+def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment, tier: Tier, graph: Graph) -> Candidate:
+    """A graph in ONNX Runtime or OpenVINO."""
+    int8 = next((each for each in manifest.int8 if each.path == graph.path), None)
     file = _file(manifest, graph.path)
     weights = side_files(folder, manifest, file)
     on_openvino = tier is Tier.OPENVINO_CPU
@@ -110,9 +140,10 @@ def _graph_candidate(folder: Path, manifest: Manifest, environment: Environment,
         *("openvino" if on_openvino else "onnxruntime", _DEVICES[tier], ""),
         precision=graph.precision,
         io=graph.io,
-        absent=absent,
+        absent=absent or (int8.refusal(environment.processor, environment.features) if int8 else None),
         memory_mib=graph.memory_mib,
         weights=weights,
+        answers=int8.answers if int8 else "",
     )
 
 
@@ -142,13 +173,21 @@ def side_files(folder: Path, manifest: Manifest, graph: File) -> tuple[SideFile,
     )
 
 
-def _graph_for(manifest: Manifest, tier: Tier) -> Graph:
-    """The best graph for the runtime and device of a tier; the first graph if none has the precision."""
-    precision = Precision.FP32 if tier in CPU_TIERS else Precision.FP16
-    best = manifest.best.get(_RUNTIMES[tier]) if tier in CPU_TIERS else None
-    if best:
-        return next(graph for graph in manifest.graphs if graph.path == best)
-    return next((graph for graph in manifest.graphs if graph.precision is precision), manifest.graphs[0])
+def _graphs_for(manifest: Manifest, tier: Tier) -> Iterator[Graph]:
+    """The graphs for the runtime and device of a tier, the fastest first; the first graph if none has the precision.
+
+    FP16 on a GPU; on a CPU, which would compute FP16 in FP32 anyway, INT8 where the bundle says so, and FP32.
+    """
+    runtime = _RUNTIMES.get(tier, "")
+    precision = Precision.FP32 if runtime else Precision.FP16
+    by_path = {graph.path: graph for graph in manifest.graphs}
+    choice = manifest.int8_for.get(runtime)
+    if choice and choice.path:
+        yield by_path[choice.path]
+    if runtime in manifest.best:
+        yield by_path[manifest.best[runtime]]
+    else:
+        yield next((graph for graph in manifest.graphs if graph.precision is precision), manifest.graphs[0])
 
 
 def _file(manifest: Manifest, path: str) -> File:

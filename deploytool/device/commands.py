@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from deploytool.builder_settings import BuilderSettings
 from deploytool.bundle import subset
 from deploytool.bundle.manifest import MANIFEST_FILE, Manifest, read_manifest
 from deploytool.device import build as device_build
@@ -15,7 +16,9 @@ from deploytool.device import clean as device_clean
 from deploytool.device import findings, messages, probe
 from deploytool.device import inputs as device_inputs
 from deploytool.device import install as device_install
+from deploytool.device import state as device_state
 from deploytool.device import verify as device_verify
+from deploytool.device.build import Record
 from deploytool.device.candidates import Tier
 from deploytool.device.environment import detect
 from deploytool.device.findings import Areas, Embedding, Guess, Objects, TokenSequence
@@ -26,7 +29,7 @@ from deploytool.device.verify import Integrity, Verification, VerifyOptions
 from deploytool.device.worker import Request
 from deploytool.doctor import diagnosis as doctor_diagnosis
 from deploytool.doctor import messages as doctor_messages
-from deploytool.errors import BadInput, DeployError
+from deploytool.errors import BadInput, DeployError, TooSlow
 from deploytool.run_folder import leftovers
 from deploytool.run_folder.leftovers import Leftover
 from deploytool.transfer import addresses, auth, sources
@@ -55,6 +58,14 @@ class InstallResult:
 
     pointer: Pointer
     verified: Verification
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """The output of `build`: the FP16 engine, and the INT8 engine if the bundle has a graph for it that holds here."""
+
+    engine: Record
+    int8: Record | None
 
 
 @dataclass(frozen=True)
@@ -88,14 +99,32 @@ def bench(
     folder: Path,
     *,
     seconds: float,
+    max_latency: float | None = None,
     key: Path | None = None,
     require: str | None = None,
     build: bool = False,
     say: Say,
 ) -> CommandOutput:
-    """Verifies a bundle and times every candidate that works for `seconds`, each in a process of its own."""
+    """Verifies a bundle and times every candidate that works for `seconds`, each in a process of its own.
+
+    The output has a failure if the one that serves takes more than `max_latency` milliseconds for a batch.
+    """
     checked = device_verify.check_integrity(folder, VerifyOptions(key=key))
-    return _verify_outputs(checked, seconds, require, build=build, every=True, say=say)
+    output = _verify_outputs(checked, seconds, require, build=build, every=True, say=say)
+    return replace(output, failure=output.failure or _too_slow(output.document, max_latency))
+
+
+def _too_slow(verification: object, max_latency: float | None) -> TooSlow | None:
+    """The error if the backend that serves takes longer than is allowed for a batch; None if it does not."""
+    if max_latency is None or not isinstance(verification, Verification):
+        return None
+    serving = probe.first_passed(verification.tried)
+    if serving is None or serving.trial is None or serving.trial.latency_ms <= max_latency:
+        return None
+    took = f"{serving.trial.latency_ms:.4g} ms at batch {serving.trial.batch}"
+    return TooSlow(
+        f"{serving.tier} takes {took}, and {max_latency:g} ms are allowed", "see which backends were skipped"
+    )
 
 
 def _verify_outputs(
@@ -110,14 +139,38 @@ def _verify_outputs(
     return CommandOutput(tuple(messages.verification_lines(verification, every=every)), verification, failure)
 
 
-def build(folder: Path, *, key: Path | None = None, say: Say) -> CommandOutput:
+def build(
+    folder: Path,
+    *,
+    key: Path | None = None,
+    workspace: int | None = None,
+    builder_memory: int | None = None,
+    optimization_level: int | None = None,
+    say: Say,
+) -> CommandOutput:
     """Builds an engine for this machine from the bundle's graph, checks it, and keeps it beside the bundle."""
     checked = device_verify.check_integrity(folder, VerifyOptions(key=key))
     built = device_build.engine_path(folder)
+    settings = BuilderSettings(workspace, builder_memory, optimization_level)
     record = device_build.build(
-        folder, checked.manifest, detect(), built, _prober(checked, _QUICK), _progress_watcher(say)
+        folder, checked.manifest, detect(), built, _prober(checked, _QUICK), _progress_watcher(say), settings
     )
-    return CommandOutput(tuple(messages.build_lines(record, built)), record)
+    int8 = _build_int8(checked, record, say)
+    lines = [line for each in (record, int8) if each for line in messages.build_lines(each, built)]
+    return CommandOutput(tuple(lines), BuildResult(record, int8))
+
+
+def _build_int8(checked: Integrity, half: Record, say: Say) -> Record | None:
+    """The INT8 engine beside the FP16 engine `half`; a failure is said only, since that one runs."""
+    if not device_build.has_int8(checked.manifest):
+        return None
+    built, quick, racer = device_build.engine_path(checked.folder), _prober(checked, _QUICK), _racer(checked, _QUICK)
+    watch = _progress_watcher(say)
+    try:
+        return device_build.build_int8(checked.folder, checked.manifest, detect(), built, half, quick, racer, watch)
+    except DeployError as error:
+        say(f"no INT8 engine was built: {error}")
+        return None
 
 
 def _try_build(checked: Integrity, say: Say) -> None:
@@ -125,7 +178,8 @@ def _try_build(checked: Integrity, say: Say) -> None:
     try:
         built = device_build.engine_path(checked.folder)
         watch = _progress_watcher(say)
-        device_build.build(checked.folder, checked.manifest, detect(), built, _prober(checked, _QUICK), watch)
+        half = device_build.build(checked.folder, checked.manifest, detect(), built, _prober(checked, _QUICK), watch)
+        _build_int8(checked, half, say)
     except DeployError as error:
         say(f"no engine was built: {error}")
 
@@ -167,7 +221,7 @@ def run(
     )
     found = probe.run_worker(request, limits=_drawing_limits(len(paths)) if draw else Limits()).findings
     result = RunResult(candidate.tier, found.guesses, found.objects, found.areas, found.sequences, found.embeddings)
-    return CommandOutput(tuple(messages.run_lines(candidate.tier, found)), result)
+    return CommandOutput(tuple(messages.run_lines(candidate.name, found)), result)
 
 
 def _prepare_drawings(folder: Path, manifest: Manifest) -> None:
@@ -240,6 +294,12 @@ def pull(
     with sources.open_source(location, auth.read_config(logins), ca, timeout) as source:
         result = transfer_pull.pull(source, out, kind, digest=digest, signed=signed, reuse_from=reuse_from, say=say)
     return CommandOutput(tuple(messages.pull_lines(result, kind, key)), result, verdict=0)
+
+
+def status(root: Path | None = None) -> CommandOutput:
+    """Says what is installed under a root, and which software, clocks and power mode this machine has."""
+    found = device_state.read(root)
+    return CommandOutput(tuple(device_state.lines(found, root)), found)
 
 
 def rollback(root: Path, *, key: Path | None = None) -> CommandOutput:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from deploytool.bundle.manifest import Engine
 from deploytool.doctor.inventory import OPENVINO, RUNTIMES
 from deploytool.host import machine
-from deploytool.targets import FLAVOURS
+from deploytool.targets import FLAVOURS, precision_problem
 
 _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -18,7 +18,8 @@ _ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 class Environment:
     """System, processor, first GPU, its compute capability, CUDA version of its driver, and versions of runtimes.
 
-    `tensorrt` gives the versions by flavour. What the machine lacks is empty.
+    `tensorrt` gives the versions by flavour, `features` those of an x86 processor that INT8 needs. What the machine
+    lacks is empty.
     """
 
     system: str
@@ -29,6 +30,7 @@ class Environment:
     tensorrt: Mapping[str, str] | None = None
     onnxruntime: str = ""
     openvino: str = ""
+    features: tuple[str, ...] = ()
 
     def version(self, flavour: str) -> str:
         """The installed version of a TensorRT flavour, empty if it is not installed."""
@@ -49,6 +51,7 @@ def detect() -> Environment:
         tensorrt={name: version for name, version in versions.items() if version},
         onnxruntime=next((version for name in RUNTIMES if (version := machine.version(name))), ""),
         openvino=machine.version(OPENVINO) or "",
+        features=machine.int8_features(),
     )
 
 
@@ -65,6 +68,8 @@ def mismatch(engine: Engine, environment: Environment) -> str | None:
     if environment.capability not in engine.capabilities:
         capabilities = ", ".join(engine.capabilities)
         return f"it is for compute capability {capabilities}, and {environment.gpu} has {environment.capability}"
+    if problem := precision_problem(environment.capability, engine.precision):
+        return problem
     if engine.cuda and not _at_least(environment.cuda, engine.cuda):
         return f"it needs a driver for CUDA {engine.cuda}, and this one supports {environment.cuda or 'none'}"
     if not installed:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploytool.bundle.subset import Subset
 from deploytool.data import drawing
+from deploytool.device import build
 from deploytool.device.build import Record
 from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
@@ -15,6 +16,7 @@ from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.host import disk
 from deploytool.results import verdict
+from deploytool.spec import Precision
 from deploytool.transfer.pull import PullResult
 
 
@@ -23,15 +25,30 @@ def verification_lines(verification: Verification, *, every: bool) -> Iterator[s
     digest = verification.digest[:12]
     yield f"{verification.bundle}: {verification.name}, sequence {verification.sequence}, digest {digest}"
     yield from (f"  {step.name:<14}{step.status}" for step in verification.steps)
-    yield from (f"  {result.tier:<14}{_result_text(result)}" for result in verification.tried)
+    width = max((len(_way(result)) + 2 for result in verification.tried), default=0)
+    yield from (f"  {_way(result):<{max(width, 14)}}{_result_text(result)}" for result in verification.tried)
     if verification.race:
         yield f"  {_race_text(verification.race)}"
     if verification.tier is None:
         yield "Nothing here runs this model."
     elif every and not verification.race:
-        yield f"The first that works here serves: {verification.tier}."
+        yield f"The first that works here serves: {verification.tier}{_in_int8(verification)}."
     else:
-        yield f"It works here: {verification.tier} serves."
+        yield f"It works here: {verification.tier} serves{_in_int8(verification)}."
+
+
+def _way(result: ProbeResult) -> str:
+    """What was tried: the tier, and that it computes in INT8 if it does."""
+    return f"{result.tier} INT8" if result.int8 else str(result.tier)
+
+
+def _in_int8(verification: Verification) -> str:
+    """The precision of what serves if the bundle has INT8 for it, with why INT8 does not serve if it does not."""
+    tried = [result for result in verification.tried if result.tier is verification.tier]
+    if any(result.int8 and result.passed for result in tried):
+        return " in INT8"
+    reason = next((result.reason for result in tried if result.int8), "")
+    return f" in FP32, because INT8 does not: {reason}" if reason else ""
 
 
 def _race_text(race: Race) -> str:
@@ -52,7 +69,8 @@ def _trial_text(trial: Trial) -> str:
     speed = f"{trial.latency_ms:.2f} ms at batch {trial.batch} (90 %: {trial.p90_ms:.2f} ms, {trial.rounds} rounds)"
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
     equal = f", {verdict.describe_equality(parity.equal)}" if parity.equal else ""
-    return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}"
+    energy = "" if trial.energy_mj is None else f", {trial.energy_mj:.3g} mJ of {trial.power_source}"
+    return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}{energy}"
 
 
 def build_lines(record: Record, folder: Path) -> Iterator[str]:
@@ -60,11 +78,22 @@ def build_lines(record: Record, folder: Path) -> Iterator[str]:
     yield f"{folder / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
     if record.trial:
         yield f"  {_trial_text(record.trial)}"
+    if record.precision is Precision.INT8:
+        yield f"  {_gain_text(record)}"
 
 
-def run_lines(tier: str, found: Findings) -> Iterator[str]:
-    """What was found in each image."""
-    yield f"by {tier}"
+def _gain_text(record: Record) -> str:
+    """The speed of an INT8 engine beside the FP16 engine, and which of them serves."""
+    if record.gain is None:
+        return "INT8 and FP16 were not compared, so FP16 serves"
+    gain = f"{record.gain.value:.2f}× ({record.gain.low:.2f}–{record.gain.high:.2f})"
+    serves = "it serves" if build.is_faster(record) else "no gain, FP16 serves"
+    return f"INT8 has {gain} the speed of FP16, timed in turn: {serves}"
+
+
+def run_lines(name: str, found: Findings) -> Iterator[str]:
+    """What ran the model, and what was found in each image."""
+    yield f"by {name}"
     for guess in found.guesses:
         yield f"{guess.picture}: {_guess_text(guess)}"
     for objects in found.objects:

@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploytool import serde
@@ -19,6 +19,7 @@ from deploytool.errors import (
     ChildDied,
     DeployError,
     NotVerified,
+    OutOfMemory,
     ParityFailed,
     ResourceExhausted,
     StageFailed,
@@ -26,13 +27,13 @@ from deploytool.errors import (
 from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
-from deploytool.spec import BATCH, StrEnum
+from deploytool.spec import ADDED, BATCH, StrEnum
 
 WORKER = workers.command("deploytool.device.worker")
 
 _MAX_ANSWER_BYTES = 16 << 20
 _SIGKILL = getattr(signal, "SIGKILL", 0) or -1  # absent on Windows; our own limits are reported by their cause
-_ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), ResourceExhausted, ChildDied)}
+_ERRORS = {kind.__name__: kind for kind in (*DeployError.__subclasses__(), ResourceExhausted, ChildDied, OutOfMemory)}
 
 
 class Attempt(StrEnum):
@@ -59,7 +60,7 @@ class Limits:
 class ProbeResult:
     """The result of one candidate, and why it was skipped or failed.
 
-    `died` says that the process that ran it died.
+    `died` says that the process that ran it died, `int8` that it computes in INT8.
     """
 
     tier: Tier
@@ -68,6 +69,7 @@ class ProbeResult:
     reason: str = ""
     trial: Trial | None = None
     died: bool = False
+    int8: bool = field(default=False, metadata=ADDED)
 
     @property
     def passed(self) -> bool:
@@ -120,20 +122,20 @@ def probe(
     limits: Limits = Limits(),
 ) -> ProbeResult:
     """Runs the golden cases on one candidate and times it for `seconds`; a failure becomes the reason."""
-    file = Path(candidate.path).name
+    skipped = ProbeResult(candidate.tier, Path(candidate.path).name, Attempt.UNAVAILABLE, int8=candidate.is_int8)
+    failed = replace(skipped, status=Attempt.FAILED)
     if candidate.absent:
-        return ProbeResult(candidate.tier, file, Attempt.UNAVAILABLE, candidate.absent)
+        return replace(skipped, reason=candidate.absent)
     try:
         request = Request("try", str(folder), manifest, candidate, "", seconds)
         trial = run_worker(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
     except DeployError as error:
-        return ProbeResult(candidate.tier, file, Attempt.FAILED, str(error), died=isinstance(error, ChildDied))
+        return replace(failed, reason=str(error), died=isinstance(error, ChildDied))
     if trial is None:
-        return ProbeResult(candidate.tier, file, Attempt.FAILED, "it gave no answer")
+        return replace(failed, reason="it gave no answer")
     if trial.check.broken:
-        reason = f"golden mismatch: {verdict.describe_failure(trial.check)}"
-        return ProbeResult(candidate.tier, file, Attempt.FAILED, reason, trial)
-    return ProbeResult(candidate.tier, file, Attempt.MEASURED, trial=trial)
+        return replace(failed, reason=f"golden mismatch: {verdict.describe_failure(trial.check)}", trial=trial)
+    return replace(failed, status=Attempt.MEASURED, trial=trial)
 
 
 def race(
@@ -218,19 +220,20 @@ def probe_in_order(
     """Probes the candidates down to the first that works; with `every`, all of them.
 
     With a `racer`, if the first that works is on the CPU, the other runtime for the CPU is probed too, and if both
-    work, the race decides which of them serves.
+    work, the race decides which of them serves. Of the candidates of a runtime, the first that works takes part.
     """
     results: list[ProbeResult] = []
     passed: list[Candidate] = []
     for candidate in candidates:
         rivals = racer is not None and passed and passed[0].tier in CPU_TIERS and candidate.absent is None
-        if passed and not every and not rivals:
-            break
+        if passed and not every and (not rivals or any(each.tier is candidate.tier for each in passed)):
+            continue
         results.append(prober(candidate))
         passed += [candidate] if results[-1].passed else []
-    if racer is None or len(passed) < 2 or passed[0].tier not in CPU_TIERS:
+    rival = next((each for each in passed if each.tier in CPU_TIERS and each.tier is not passed[0].tier), None)
+    if racer is None or rival is None or passed[0].tier not in CPU_TIERS:
         return Probing(tuple(results))
-    outcome = racer(passed[0], passed[1])
+    outcome = racer(passed[0], rival)
     order = sorted(results, key=lambda result: result.tier is outcome.first and outcome.serves is not outcome.first)
     return Probing(tuple(order), outcome)
 
@@ -238,8 +241,8 @@ def probe_in_order(
 def serving(candidates: Sequence[Candidate], results: Sequence[ProbeResult]) -> Candidate:
     """The candidate of the first result that passed."""
     working = first_passed(results)
-    identity = (working.tier, working.file) if working else None
-    return next(each for each in candidates if (each.tier, Path(each.path).name) == identity)
+    identity = (working.tier, working.file, working.int8) if working else None
+    return next(each for each in candidates if (each.tier, Path(each.path).name, each.is_int8) == identity)
 
 
 def first_passed(results: Sequence[ProbeResult]) -> ProbeResult | None:

@@ -29,7 +29,7 @@ _SECONDS = 0.2  # of timing at start: enough to show a tier that is far too slow
 
 
 class Model:
-    """A started model; `tier` is what runs it.
+    """A started model; `tier` is what runs it, and `int8` says that this computes in INT8.
 
     `tried` has the result of each candidate that was tried, and `race` the comparison of two runtimes that both work on
     the CPU, None if there was none.
@@ -38,6 +38,8 @@ class Model:
     def __init__(self, manifest: Manifest, session: Session, tier: Tier, probing: Probing) -> None:
         self.manifest, self.tried, self.race = manifest, probing.results, probing.race
         self.tier = tier
+        working = probe.first_passed(probing.results)
+        self.int8 = working is not None and working.int8
         self._session = session
 
     def __call__(self, picture: Pictures) -> Array:

@@ -30,7 +30,8 @@ def open_candidate(candidate: Candidate) -> Iterator[Session]:
 
 def _start(candidate: Candidate, content: bytes) -> AbstractContextManager[Session]:
     if candidate.backend == "tensorrt":
-        return tensorrt.start(content, candidate.device, candidate.flavour)
+        graphs = [files.read_verified(Path(each.path), each.size, each.sha256) for each in candidate.weights]
+        return tensorrt.start(content, candidate.device, candidate.flavour, next(iter(graphs), None))
     weights = external_weights.load(candidate, content)
     if candidate.backend == "openvino":  # a graph with side files is no candidate: all weights are in its bytes
         return load_backend(candidate.backend).start(content, candidate.device)

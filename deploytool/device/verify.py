@@ -208,8 +208,8 @@ def runtime_status(manifest: Manifest, environment: Environment) -> str:
 def run_candidates(checked: Integrity, environment: Environment, built: Path | None = None) -> tuple[Candidate, ...]:
     """Every candidate for running a bundle here; `built` is the folder of engines built on this machine."""
     engines = built or build.engine_path(checked.folder)
-    engine = build.built_candidate(checked.folder, checked.manifest, environment, engines)
-    return candidates(checked.folder, checked.manifest, environment, engine)
+    built_here = build.built_candidates(checked.folder, checked.manifest, environment, engines)
+    return candidates(checked.folder, checked.manifest, environment, *built_here)
 
 
 def verify(

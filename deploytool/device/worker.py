@@ -14,10 +14,11 @@ import numpy as np
 from PIL.Image import Image
 
 from deploytool import serde
-from deploytool.backends import tensorrt, tensorrt_builder
+from deploytool.backends import tensorrt, tensorrt_builder, tensorrt_config
 from deploytool.backends.session import Array
 from deploytool.benchmark import ratio
 from deploytool.benchmark.ratio import Ratio
+from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.bundle.manifest import Manifest, read_verified
 from deploytool.data import drawing, golden, images, placement
 from deploytool.data.golden import Arrays, Golden
@@ -29,12 +30,13 @@ from deploytool.device.candidates import Candidate
 from deploytool.device.findings import Findings
 from deploytool.device.session import open_candidate
 from deploytool.errors import DeployError, StageFailed
-from deploytool.host import disk, files, memory, scratch
+from deploytool.host import disk, energy, files, memory, scratch
 from deploytool.parity import metrics
 from deploytool.parity.replay import replay
-from deploytool.results.report import Check
-from deploytool.spec import BATCH, EnginePlan, Range, Task
+from deploytool.results.report import Check, Limits
+from deploytool.spec import ADDED, BATCH, EnginePlan, Range, Task
 
+_AS_QUANTISED = "its answers as quantised"
 _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may round differently, by no more than this
 
 
@@ -44,9 +46,10 @@ class Request:
 
     `try` replays the golden cases and times one batch for `seconds`; `race` times one batch on the candidate and on
     `rival` in turn, `seconds` in all; `answer` runs the model on every item, and draws what it finds into the folder
-    `out` if there is one; `build` writes an engine to `out` and prints its progress to stdout. `pictures` are the paths
-    of one item after the other, with an image for each input. `top` is the number of classes to name, `min_score` the
-    lowest score of a box.
+    `out` if there is one; `build` writes an engine to `out`, with `settings` and what the file `timing_cache` holds of
+    an earlier build, its own cache beside it, and its progress to stdout. `pictures` are the paths of one item after
+    the other, with an image for each input. `top` is the number of classes to name, `min_score` the lowest score of a
+    box.
     """
 
     task: str
@@ -61,17 +64,30 @@ class Request:
     out: str = ""
     capabilities: tuple[str, ...] = ()
     rival: Candidate | None = None
+    settings: BuilderSettings = UNSET
+    timing_cache: str = ""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of the golden cases; latencies are of one batch, median and 90th percentile in milliseconds."""
+    """The result of the golden cases; latencies are of one batch, median and 90th percentile in milliseconds.
+
+    `power_w` is the mean power of what `power_source` names while batches were timed one after the other, None where
+    the machine does not tell it or was timed for less than a second.
+    """
 
     check: Check
     latency_ms: float
     p90_ms: float
     rounds: int
     batch: int
+    power_w: float | None = field(default=None, metadata=ADDED)
+    power_source: str = field(default="", metadata=ADDED)
+
+    @property
+    def energy_mj(self) -> float | None:
+        """The millijoules of one batch; None where the power is unknown."""
+        return None if self.power_w is None else self.power_w * self.latency_ms
 
 
 @dataclass(frozen=True)
@@ -108,9 +124,12 @@ def _try(request: Request) -> Answer:
         outputs = replay(session, sample.inputs, batch)
         check = _check(outputs, sample, request)
         inputs = _smallest_batch(sample, batch)
+        meter = energy.start(request.candidate.device)
         times_ms = ratio.time_by_wall_clock({"one": partial(session, **inputs)}, request.seconds)["one"]
+        power = meter.stop()
     median, p90 = float(np.median(times_ms)), float(np.percentile(times_ms, 90))
-    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest))
+    told = (power.watts, power.source) if power else (None, "")
+    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest, *told))
 
 
 def _race(request: Request) -> Answer:
@@ -158,12 +177,23 @@ def _relative_error(computed: Array, expected: Array) -> float:
 
 
 def _check(outputs: Arrays, sample: Golden, request: Request) -> Check:
-    precision = request.candidate.precision
+    """The check of the golden answers: in INT8 those as quantised, in other precisions those in FP64."""
+    manifest, precision = request.manifest, request.candidate.precision
     try:
-        tolerance, ties = request.manifest.tolerances[precision], sample.ties(precision)
+        if request.candidate.is_int8:
+            answers, limits = _int8_answers(request)
+            return metrics.check(outputs, answers, _AS_QUANTISED, limits)
+        tolerance, ties = manifest.tolerances[precision], sample.ties(precision)
         return metrics.check(outputs, sample.reference, "FP64", tolerance, ties)
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
+
+
+def _int8_answers(request: Request) -> tuple[Arrays, Limits]:
+    """The golden answers in INT8 of the candidate, and how far kernels may be from them."""
+    manifest, folder, path = request.manifest, Path(request.folder), request.candidate.answers
+    limits = next(each.limits for each in manifest.int8 if each.answers == path)
+    return golden.parse_answers(io.BytesIO(read_verified(folder, manifest, path)), folder / path), limits
 
 
 def _answer(request: Request) -> Answer:
@@ -229,8 +259,12 @@ def _build(request: Request) -> Answer:
             *(library, external_weights.copy(candidate, graph, folder) if has_side_files else graph, plan),
             *(manifest.inputs, manifest.free, _print_progress),
             fp32_layers=None,  # how much of the graph is FP32 was checked where it was packed
+            settings=request.settings,
+            timing_cache=tensorrt_config.read_timing_cache(Path(request.timing_cache)),
         )
     disk.write(Path(request.out), result.engine)
+    if result.timing_cache:
+        disk.write(Path(request.out).with_suffix(tensorrt_config.CACHE_SUFFIX), result.timing_cache)
     return Answer(layers=tuple(sorted(result.layers.items())))
 
 

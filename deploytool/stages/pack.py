@@ -11,10 +11,12 @@ from pathlib import Path
 import onnx
 
 from deploytool import runtimes, serde
-from deploytool.bundle import triton_config
+from deploytool.builder_settings import BuilderSettings
+from deploytool.bundle import int8_choice, int8_files, tool, triton_config
+from deploytool.bundle.int8 import Choice
+from deploytool.bundle.int8_files import Int8Files
 from deploytool.bundle.manifest import (
     MAX_MEMORY_MIB,
-    SCHEMA,
     Engine,
     EngineRecipe,
     File,
@@ -29,6 +31,7 @@ from deploytool.bundle.manifest import (
     content_digest,
     describe_file,
     read_manifest,
+    schema_of,
     write_manifest,
 )
 from deploytool.data import golden, images
@@ -41,13 +44,13 @@ from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact, Kind, Notes, openvino_graph
+from deploytool.results.int8_forms import Form
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory, storage
-from deploytool.spec import BATCH, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
-from deploytool.targets import FLAVOURS, TENSORRT
+from deploytool.spec import BATCH, FLOATS, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
+from deploytool.targets import FLAVOURS, TENSORRT, precision_problem
 from deploytool.tasks import fit
 
-_STANDARD = ("", "ai.onnx")  # domains of the standard operators
 _OPENVINO_PATH = "openvino/model.onnx"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few enough for a slow network
@@ -55,7 +58,7 @@ _CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few eno
 
 @dataclass(frozen=True)
 class _Content:
-    """The model of the bundle as the manifest and the server configurations describe it."""
+    """The model of the bundle as the manifest and the server configurations describe it, and how engines are built."""
 
     name: str
     model: Model
@@ -63,6 +66,7 @@ class _Content:
     outputs: tuple[Tensor, ...]
     free: Mapping[str, Range]
     io: Precision
+    builder: BuilderSettings
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -86,11 +90,15 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
     recipe = _write_recipe(folder, content, graphs[-1])
     more, best = _write_openvino_graph(folder, single)
-    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in (*graphs, *more))
-    floor = _floor(inputs, graphs)
-    engines = _write_engines(folder, content, inputs, result)
+    floor = _floor(inputs, (*graphs, *more))
+    int8 = _write_int8(folder, content, inputs, result, golden_files.cases)
+    graphs = (*graphs, *more, *int8.graphs)
+    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
+    engines, engine_choice = _write_engines(folder, content, inputs, result, int8)
+    packed_tool = tool.write(folder, job.options.wheels) if job.options.tool else ()
+    precisions = (*FLOATS, *([Precision.BF16] if inputs.chain(Kind.BF16_GRAPH) else []))
     manifest = Manifest(
-        schema=SCHEMA,
+        schema=schema_of(graphs, engines),
         name=content.name,
         sequence=job.options.sequence,
         inputs=content.inputs,
@@ -102,15 +110,18 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         floor=floor,
         tried=next((result.versions[name] for name in _RUNTIMES if name in result.versions), ""),
         golden=golden_files,
-        tolerances={Precision.FP32: tolerances.fp32, Precision.FP16: tolerances.fp16},
+        tolerances={precision: tolerances.of(precision) for precision in precisions},
         recipe=recipe,
-        files=_files(folder, without={engine.file.path for engine in engines}),
+        files=_files(folder, without={file.path for file in (*(engine.file for engine in engines), *packed_tool)}),
         engines=engines,
         targets=result.targets,
         provenance=_provenance(inputs, result, content.model),
         task=fit.shown(content.model.task, sample.outputs),
         decoding=content.model.decoding,
         best=best,
+        int8=int8.int8,
+        int8_for={**int8.choices, **engine_choice},
+        tool=packed_tool,
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))
@@ -141,7 +152,8 @@ def _content(inputs: StageInputs, notes: Notes, graph: onnx.ModelProto) -> _Cont
     outputs = tuple(_tensor(value) for value in graph.graph.output)
     name = re.sub(r"[^A-Za-z0-9_.+-]", "_", model.name).lstrip(".+-") or "model"
     free = serde.decode(Mapping[str, Range], serves["free"])  # type: ignore[type-abstract]  # decode makes a dict
-    return _Content(name, model, feeds, outputs, free, serde.decode(Precision, serves["io"]))
+    builder = serde.decode(BuilderSettings, serves["builder"])
+    return _Content(name, model, feeds, outputs, free, serde.decode(Precision, serves["io"]), builder)
 
 
 def _as_declared(tensor: Tensor, declared: Tensor | None) -> Tensor:
@@ -170,15 +182,22 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
         storage.copy(artifact.path, version / "model.onnx")
         text = triton_config.graph_config(name, content.inputs, content.outputs, io, content.free[BATCH].largest)
         version.with_name("config.pbtxt").write_text(text, encoding="utf-8")
-        graphs.append(_graph(artifact.path, f"models/{name}/1/model.onnx", precision, io))
+        graphs.append(int8_files.graph_entry(artifact.path, f"models/{name}/1/model.onnx", precision, io))
     return tuple(graphs)
 
 
-def _graph(source: Path, path: str, precision: Precision, io: Precision) -> Graph:
-    """The manifest entry of a graph, without the memory that it needs."""
-    written = storage.load_structure(source)
-    opset = max(entry.version for entry in written.opset_import if entry.domain in _STANDARD)
-    return Graph(path, precision, io, written.ir_version, opset)
+def _write_int8(folder: Path, content: _Content, inputs: StageInputs, result: Report, cases: int) -> Int8Files:
+    """Writes the INT8 graphs that are not worse and bring a gain, the one for CPUs as a model of the repository."""
+    name = f"{content.name}_{Precision.INT8}"
+    path = f"models/{name}/1/model.onnx"
+    written = Int8Files()
+    for artifact in inputs.chain(Kind.INT8_GRAPH) if int8_choice.is_choice(result) else ():
+        written = int8_files.write(folder, path, artifact, result, cases)
+    if (folder / path).exists():
+        largest = content.free[BATCH].largest
+        text = triton_config.graph_config(name, content.inputs, content.outputs, Precision.FP32, largest)
+        (folder / path).parent.with_name("config.pbtxt").write_text(text, encoding="utf-8")
+    return written
 
 
 def _write_openvino_graph(folder: Path, single: Artifact) -> tuple[tuple[Graph, ...], dict[str, str]]:
@@ -191,7 +210,7 @@ def _write_openvino_graph(folder: Path, single: Artifact) -> tuple[tuple[Graph, 
         return (), {}
     (folder / "openvino").mkdir()
     storage.copy(source, folder / _OPENVINO_PATH)
-    graph = _graph(source, _OPENVINO_PATH, Precision.FP32, Precision.FP32)
+    graph = int8_files.graph_entry(source, _OPENVINO_PATH, Precision.FP32)
     return (graph,), {runtimes.OPENVINO: _OPENVINO_PATH}
 
 
@@ -237,12 +256,34 @@ def _write_images(folder: Path, pixels: Pixels, suffix: str) -> tuple[str, ...]:
 
 def _write_recipe(folder: Path, content: _Content, graph: Graph) -> str:
     """Writes the recipe for building an engine on the device, with the equivalent trtexec command."""
-    profile = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
-    shapes = [f"--{option}Shapes={_shapes(content.inputs, content.free, field)}" for option, field in profile]
-    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, "--stronglyTyped", "--saveEngine=model.plan"])
-    recipe = EngineRecipe(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec)
+    several = content.builder.profiles
+    shapes = [
+        text
+        for index, profile in enumerate(several or ({},))
+        for text in (
+            *([f"--profile={index}"] if several else []),
+            *_profile_shapes(content.inputs, {**content.free, **profile}),
+        )
+    ]
+    flags = [*_flags(content.builder), "--stronglyTyped", "--saveEngine=model.plan"]
+    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, *flags])
+    recipe = EngineRecipe(
+        *(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec), settings=content.builder
+    )
     (folder / "recipe.json").write_text(serde.text(recipe), encoding="utf-8")
     return "recipe.json"
+
+
+def _profile_shapes(inputs: Sequence[Tensor], free: Mapping[str, Range]) -> list[str]:
+    """The smallest, typical and largest shapes of all inputs, as options of trtexec."""
+    fields = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
+    return [f"--{option}Shapes={_shapes(inputs, free, field)}" for option, field in fields]
+
+
+def _flags(settings: BuilderSettings) -> list[str]:
+    """The settings of a build that trtexec takes, which has no option for `memory_mib`; a pool is in MiB."""
+    pools = [] if settings.workspace_mib is None else [f"--memPoolSize=workspace:{settings.workspace_mib}"]
+    return [*pools, *([] if settings.level is None else [f"--builderOptimizationLevel={settings.level}"])]
 
 
 def _shapes(inputs: Sequence[Tensor], free: Mapping[str, Range], field: str) -> str:
@@ -254,26 +295,50 @@ def _shapes(inputs: Sequence[Tensor], free: Mapping[str, Range], field: str) -> 
     return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, shapes, strict=True))
 
 
-def _write_engines(folder: Path, content: _Content, inputs: StageInputs, result: Report) -> tuple[Engine, ...]:
-    """Writes every engine in FP16; those of the full TensorRT form a model of the Triton repository."""
-    engines: list[Engine] = []
+def _write_engines(
+    folder: Path, content: _Content, inputs: StageInputs, result: Report, int8: Int8Files
+) -> tuple[tuple[Engine, ...], dict[str, Choice]]:
+    """Writes the engines, the fastest precision first, and the choice of INT8 or not if an INT8 engine was built.
+
+    An INT8 engine is written if it is faster than the FP16 engine of its plan and not worse. Those in FP16 of the full
+    TensorRT with weights form a model of the Triton repository.
+    """
+    ranked: list[tuple[int, Engine]] = []
+    choices: dict[str, Choice] = {}
     plans: dict[str, str] = {}  # compute capability: file
+    proved = any(each.form is Form.TENSORRT for each in int8.int8)
     for artifact in inputs.chain(Kind.ENGINE):
-        made = serde.decode(tuple[report.Engine, ...], artifact.notes["engines"])
-        for built in (engine for engine in made if engine.precision is Precision.FP16):
+        for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
             capabilities = _capabilities(built, result.targets)
-            file = f"{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
-            directory = f"models/{content.name}_trt/1" if built.flavour == TENSORRT else "engines"
+            choice = int8_choice.for_engine(result, built.file)
+            is_int8, is_half = built.precision is Precision.INT8, built.precision is Precision.FP16
+            if not capabilities or (is_int8 and not (choice.path and proved)):
+                choices |= {runtimes.TRT: replace(choice, path="")} if is_int8 and not choices else {}
+                continue
+            for_triton = is_half and built.flavour == TENSORRT and not built.stripped
+            prefix = "" if is_half else f"{built.precision}_"
+            file = f"{prefix}{built.flavour}_{built.version}_{'_'.join(capabilities)}.plan"
+            directory = f"models/{content.name}_trt/1" if for_triton else "engines"
             (folder / directory).mkdir(parents=True, exist_ok=True)
             disk.write(folder / directory / file, artifact.path.with_name(built.file).read_bytes())
             entry = describe_file(folder, f"{directory}/{file}", Role.ENGINE)
-            engines.append(_engine(entry, built, capabilities, content.io))
-            plans |= dict.fromkeys(capabilities, file) if built.flavour == TENSORRT else {}
+            ranked.append((_rank(built, result), _engine(entry, built, capabilities, content.io)))
+            choices |= {runtimes.TRT: replace(choice, path=entry.path)} if is_int8 else {}
+            plans |= dict.fromkeys(capabilities, file) if for_triton else {}
     if plans:
         name, largest = f"{content.name}_trt", content.free[BATCH].largest
         text = triton_config.engine_config(name, content.inputs, content.outputs, content.io, largest, plans)
         (folder / "models" / name / "config.pbtxt").write_text(text, encoding="utf-8")
-    return tuple(engines)
+    return tuple(engine for _, engine in sorted(ranked, key=lambda pair: pair[0])), choices
+
+
+def _rank(built: report.Engine, result: Report) -> int:
+    """The place of an engine among those for one GPU: FP16 comes before BF16 that was not measured to be faster."""
+    speeds = {speed.file: speed.own_gain for speed in result.speeds if speed.stage is Stage.BUILD}
+    gain = speeds.get(built.file)
+    if built.precision is Precision.FP16:
+        return 1
+    return 0 if gain and gain.low > 1 else 2
 
 
 def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io: Precision) -> Engine:
@@ -284,22 +349,28 @@ def _engine(file: File, built: report.Engine, capabilities: tuple[str, ...], io:
         systems = ("linux", "windows")
         processors = ("x86_64", "aarch64") if "12.1" in capabilities else ("x86_64",)  # 12.1 is an Arm machine
     min_cuda = next((f"{major}.0" for major in (13, 12) if machine.version(f"{built.flavour}-cu{major}")), "")
-    return Engine(file, built.flavour, built.version, capabilities, systems, processors, min_cuda, Precision.FP16, io)
+    io = io if built.precision is Precision.FP16 else Precision.FP32
+    return Engine(
+        *(file, built.flavour, built.version, capabilities, systems, processors, min_cuda, built.precision, io),
+        stripped=built.stripped,
+    )
 
 
 def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[str, ...]:
-    """The compute capabilities that an engine supports; an engine without a list supports those of this machine."""
-    if built.capabilities:
-        return built.capabilities
-    if built.flavour != TENSORRT:
-        return FLAVOURS[built.flavour].default_capabilities
-    local = (target for target in targets if target.verdict is TargetPlan.HERE and target.flavour == TENSORRT)
-    return tuple(sorted({target.capability for target in local}))
+    """The compute capabilities that an engine supports, of those that compute in its precision.
+
+    An engine without a list supports those of this machine.
+    """
+    listed = built.capabilities or FLAVOURS[built.flavour].default_capabilities
+    if not listed:
+        local = (target for target in targets if target.verdict is TargetPlan.HERE and target.flavour == TENSORRT)
+        listed = tuple(sorted({target.capability for target in local}))
+    return tuple(each for each in listed if precision_problem(each, built.precision) is None)
 
 
 def _provenance(inputs: StageInputs, result: Report, model: Model) -> Provenance:
     """The origin of the bundle, without paths of this machine and without anything that differs between equal runs."""
-    kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH)
+    kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.INT8_GRAPH, Kind.BF16_GRAPH)
     exported = [graph.notes for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT]
     return Provenance(
         factory=_public_reference(model),

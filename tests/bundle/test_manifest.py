@@ -57,7 +57,7 @@ def test_the_manifest_lists_every_other_file_with_its_role(packed: Path) -> None
     manifest = read_manifest(packed)
     present = {path.relative_to(packed).as_posix() for path in packed.rglob("*") if path.is_file()}
     assert {file.path for file in all_files(manifest)} == present - {"manifest.json"}
-    assert {file.role for file in all_files(manifest)} == set(Role) - {Role.WEIGHTS}
+    assert {file.role for file in all_files(manifest)} == set(Role) - {Role.WEIGHTS, Role.TOOL}
 
 
 def test_the_content_digest_excludes_engines_and_the_manifest_digest_nothing(packed: Path, tmp_path: Path) -> None:

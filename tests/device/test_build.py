@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from deploytool import serde
+from deploytool.backends import tensorrt
+from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.bundle.manifest import Role, describe_file, read_manifest
-from deploytool.device import build, verify, worker
+from deploytool.device import build, probe, verify, worker
 from deploytool.device.candidates import Candidate, Tier
 from deploytool.device.environment import Environment
 from deploytool.device.probe import Attempt, ProbeResult
 from deploytool.device.verify import Integrity
 from deploytool.device.worker import Request, Trial
-from deploytool.errors import BadInput, MissingBackend, StageFailed
+from deploytool.errors import BadInput, MissingBackend, OutOfMemory, StageFailed
 from deploytool.host import machine, owner
 from deploytool.results.report import Check, Parity, Tolerance
 from deploytool.spec import Precision
+from tests.backends.fake_tensorrt import FULL, FakeTensorRT
 
 RTX = machine.version("tensorrt-rtx") or ""
 LAPTOP = Environment("linux", "x86_64", "RTX 4070", "8.9", "13.0", {"tensorrt_rtx": RTX})
@@ -145,7 +148,71 @@ def test_tensorrt_is_preferred_to_tensorrt_rtx() -> None:
     assert build.select_flavour(both) == "tensorrt"
 
 
-RECORD = {"flavour": "tensorrt_rtx", "version": RTX, "gpu": LAPTOP.gpu, "capability": "8.9", "cuda": LAPTOP.cuda}
+ORIN = Environment("linux", "aarch64", "Orin", "8.7", "12.6", {"tensorrt": "10.3.0"})
+
+
+def answers(requests: list[Request], new: bytes) -> Any:
+    """A child process that writes an engine and a timing cache, in place of TensorRT."""
+
+    def run_worker(request: Request, **_: Any) -> worker.Answer:
+        requests.append(request)
+        Path(request.out).write_bytes(b"engine")
+        Path(request.out).with_suffix(".timing").write_bytes(new)
+        return worker.Answer()
+
+    return run_worker
+
+
+def test_the_timing_cache_is_kept_beside_the_engine_for_the_next_build(
+    checked: Integrity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, built = list[Request](), tmp_path / "built"
+    for new in (b"one", b"two"):
+        monkeypatch.setattr(probe, "run_worker", answers(requests, new))
+        build.build(checked.folder, checked.manifest, ORIN, built, works, lambda *step: None)
+        assert (built / "tensorrt_10.3.0_8.7.timing").read_bytes() == new
+        (built / "tensorrt_10.3.0_8.7.plan").unlink()
+    assert {request.timing_cache for request in requests} == {str(built / "tensorrt_10.3.0_8.7.timing")}
+    assert len(requests) == 2
+
+
+def test_an_engine_of_other_settings_is_built_again(
+    checked: Integrity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = list[Request]()
+    monkeypatch.setattr(probe, "run_worker", answers(requests, b""))
+    for settings in (UNSET, UNSET, BuilderSettings(level=5), BuilderSettings(level=5), UNSET, BuilderSettings(64)):
+        folder = (checked.folder, checked.manifest, ORIN, tmp_path / "built")
+        record = build.build(*folder, works, lambda *step: None, settings)
+    assert [request.settings.level for request in requests] == [None, 5, None]
+    assert record.settings == BuilderSettings(workspace_mib=64)
+
+
+def test_a_build_out_of_memory_is_named_on_the_device(
+    checked: Integrity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = FakeTensorRT(
+        FULL[0],
+        messages=(("WARNING", "Requested amount of GPU memory (9 bytes) could not be allocated."),),
+        works=False,
+    )
+    monkeypatch.setattr(tensorrt, "library", lambda name: trt)
+    file = next(file for file in checked.manifest.files if file.role is Role.GRAPH)
+    identity = (Tier.BUILT, str(checked.folder / file.path), file.size, file.sha256)
+    candidate = Candidate(*identity, "onnx", "cuda", "tensorrt", Precision.FP16, Precision.FP32)
+    request = Request("build", str(checked.folder), checked.manifest, candidate, "", out=str(tmp_path / "model.plan"))
+    with pytest.raises(OutOfMemory, match="tensorrt ran out of memory while it built the engine"):
+        worker._build(request)
+    assert probe._ERRORS["OutOfMemory"] is OutOfMemory
+
+
+RECORD: dict[str, Any] = {
+    "flavour": "tensorrt_rtx",
+    "version": RTX,
+    "gpu": LAPTOP.gpu,
+    "capability": "8.9",
+    "cuda": LAPTOP.cuda,
+}
 
 
 @pytest.fixture
@@ -160,7 +227,7 @@ def unrun_record(checked: Integrity, tmp_path: Path) -> build.Record:
         checked.digest, graph, **RECORD, precision=Precision.FP16, io=Precision.FP32, file=file, trial=TRIAL
     )
     build._write(tmp_path / "built", record)
-    assert build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent is None
+    assert build.built_candidates(checked.folder, checked.manifest, LAPTOP, tmp_path / "built")[0].absent is None
     return record
 
 
@@ -180,7 +247,7 @@ def test_an_engine_with_another_record_is_not_used(
     )
     engine = tmp_path / "built" / unrun_record.file.path
     engine.with_suffix(".json").write_text(serde.text(changed))
-    absent = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    absent = build.built_candidates(checked.folder, checked.manifest, LAPTOP, tmp_path / "built")[0].absent
     assert absent == "none was built here yet: `deploytool build` builds one"
 
 
@@ -189,10 +256,10 @@ def test_an_engine_in_a_linked_or_foreign_folder_is_not_used(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "built")
     monkeypatch.setattr(owner, "grants", lambda *_: False)  # as where links have modes of their own
-    why = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "link").absent
+    why = build.built_candidates(checked.folder, checked.manifest, LAPTOP, tmp_path / "link")[0].absent
     assert "is not a folder that only you can write" in str(why)
     monkeypatch.setattr(owner, "is_trusted", lambda _: False)
-    why = build.built_candidate(checked.folder, checked.manifest, LAPTOP, tmp_path / "built").absent
+    why = build.built_candidates(checked.folder, checked.manifest, LAPTOP, tmp_path / "built")[0].absent
     assert "is not a folder that only you can write" in str(why)
     with pytest.raises(BadInput, match="is not a folder that only you can write"):
         build.build(checked.folder, checked.manifest, LAPTOP, tmp_path / "built", works, lambda *step: None)

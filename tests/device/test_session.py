@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deploytool.bundle.manifest import read_manifest
+from deploytool.backends import tensorrt
+from deploytool.bundle.manifest import read_manifest, write_manifest
 from deploytool.data import golden
 from deploytool.device import verify
 from deploytool.device.candidates import Tier
@@ -63,6 +65,30 @@ def test_the_bytes_that_were_hashed_are_loaded_although_the_file_is_replaced(
     with open_candidate(candidate) as session:
         logits = session(**sample.inputs)["logits"]
     assert np.abs(logits - sample.reference["logits"]).max() < 1e-4 * np.abs(sample.reference["logits"]).max()
+    with pytest.raises(Refused), open_candidate(candidate):
+        pass
+
+
+def test_a_stripped_engine_gets_the_weights_of_the_verified_graph(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    manifest = read_manifest(folder)
+    (engine,) = manifest.engines
+    write_manifest(folder, dataclasses.replace(manifest, engines=(dataclasses.replace(engine, stripped=True),)))
+    candidate = verify.run_candidates(verify.check_integrity(folder), GPU_HOST)[0]
+    started: list[tuple[object, ...]] = []
+
+    def start(*given: object) -> nullcontext[None]:
+        started.append(given)
+        return nullcontext()
+
+    monkeypatch.setattr(tensorrt, "start", start)
+    with open_candidate(candidate):
+        pass
+    graph = folder / manifest.graphs[1].path
+    assert started == [(Path(candidate.path).read_bytes(), "cuda", "tensorrt_rtx", graph.read_bytes())]
+    graph.write_bytes(b"other weights")
     with pytest.raises(Refused), open_candidate(candidate):
         pass
 

@@ -14,6 +14,7 @@ import pytest
 
 from deploytool import serde
 from deploytool.backends import onnxruntime
+from deploytool.builder_settings import BuilderSettings
 from deploytool.bundle.manifest import (
     File,
     Manifest,
@@ -21,6 +22,7 @@ from deploytool.bundle.manifest import (
     all_files,
     check_files,
     content_digest,
+    engine_recipe,
     read_manifest,
     write_manifest,
 )
@@ -35,7 +37,7 @@ from deploytool.parity import metrics
 from deploytool.pipeline import runner
 from deploytool.results import report
 from deploytool.results.artifact import Kind
-from deploytool.spec import Decision, Job, Stage, TargetPlan
+from deploytool.spec import Decision, Job, Range, Stage, TargetPlan
 from deploytool.stages import pack
 from tests.conftest import QUICK, TINY, artifacts
 
@@ -261,3 +263,32 @@ def test_a_failed_copy_is_an_error_and_leaves_no_files(
 
 def fail(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_settings_of_the_builder_are_in_the_recipe(finished: Path, tmp_path: Path) -> None:
+    sizes = {"H": Range(32, 48, 64), "W": Range(8, 8, 8)}
+    several = (sizes, {**sizes, "H": Range(96, 96, 96)})
+    settings = BuilderSettings(workspace_mib=64, memory_mib=512, level=5, profiles=several)
+    inputs = artifacts(finished)
+    serves = inputs.latest(Kind.REPORT).notes["serves"]
+    assert isinstance(serves, dict)
+    changed = with_notes(inputs, Kind.REPORT, serves={**serves, "builder": serde.encode(settings)})
+    manifest = pack_manifest(changed, tmp_path / "out")
+    recipe = engine_recipe(tmp_path / "out" / "bundle", manifest)
+    assert recipe.settings == settings
+    assert recipe.trtexec == (
+        "trtexec --onnx=models/tiny_fp16/1/model.onnx "
+        "--profile=0 --minShapes=input:1x3x32x32 --optShapes=input:8x3x32x32 --maxShapes=input:32x3x32x32 "
+        "--profile=1 --minShapes=input:1x3x32x32 --optShapes=input:8x3x32x32 --maxShapes=input:32x3x32x32 "
+        "--memPoolSize=workspace:64 --builderOptimizationLevel=5 --stronglyTyped --saveEngine=model.plan"
+    )
+
+
+def test_a_stripped_engine_is_no_model_of_triton_which_cannot_fill_weights_in(finished: Path, tmp_path: Path) -> None:
+    inputs = artifacts(finished)
+    (engine,) = serde.decode(tuple[report.Engine, ...], inputs.latest(Kind.ENGINE).notes["engines"])
+    for stripped, folder in ((True, "engines"), (False, "models/tiny_trt/1")):
+        made = dataclasses.replace(engine, flavour="tensorrt", version="10.3.0", stripped=stripped)
+        changed = with_notes(inputs, Kind.ENGINE, engines=serde.encode((made,)))
+        (packed_engine,) = pack_manifest(changed, tmp_path / str(stripped)).engines
+        assert (packed_engine.stripped, Path(packed_engine.file.path).parent.as_posix()) == (stripped, folder)
