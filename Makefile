@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo demo-sweep test test-fast test-all lint bench bench-rewrites large power foreign foreign-models floor reliability fuzz digits tasks clean
+.PHONY: demo demo-sweep test test-fast test-all lint bench bench-rewrites large power foreign foreign-models floor reliability fuzz digits tasks int8 nncf clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,9 +37,10 @@ lint: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-bench: .venv/bench
+bench: .venv/bench nncf
 	$(BIN)/python tests/bench/toolchain.py
 	$(BIN)/python -m tests.bench.peers --compile --out tests/bench/peers.md
+	$(BIN)/python -m tests.bench.int8 --out tests/bench/peers-int8.md
 	$(BIN)/python -m tests.bench.gpu --out tests/bench/gpu.md
 
 bench-rewrites: .venv/ready
@@ -68,7 +69,7 @@ artifacts/foreign-models/env: .venv/ready tests/foreign/graphs/requirements.txt
 foreign-models: artifacts/foreign-models/env
 	nice artifacts/foreign-models/env/bin/python -m tests.foreign.graphs.sweep --page docs/foreign-models.md $(GRAPHS)
 
-# RUNS, FAULTS and SERVICE pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
+# RUNS, FAULTS, SERVICE and FLEET pass options to the campaigns, such as FAULTS='--kills 50 --errors 100'.
 reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.runs $(RUNS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.faults $(FAULTS)
@@ -76,6 +77,7 @@ reliability: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.full
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.litter
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.sweeps kills
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability.fleet $(FLEET)
 
 fuzz: .venv/ready # FUZZ passes options, such as FUZZ='--graphs 100 --seed 3 --state DIR' (DIR: results, for resuming)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run $(FUZZ)
@@ -102,6 +104,19 @@ tasks: .venv/ready
 		$(JUDGED) $(DETECTION) --decode nms=0.5 --out $(TASKS)/heads
 	$(BIN)/deploytool export tests/tasks/segmenter.py:segmenter --weights $(TASKS)/segmenter.pth \
 		$(JUDGED) $(SEGMENTATION) --out $(TASKS)/segmenter
+
+# nncf, a peer of INT8, in an environment of its own, which sees the packages of .venv; nothing in .venv is changed.
+nncf: artifacts/nncf/ready
+artifacts/nncf/ready: .venv/ready
+	$(BIN)/python -m venv artifacts/nncf
+	$(BIN)/python -c 'import sys; print(*[path for path in sys.path if path.endswith("site-packages")], sep="\n")' \
+		> "$$(artifacts/nncf/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	artifacts/nncf/bin/pip install --quiet --disable-pip-version-check nncf
+	touch $@
+
+# What INT8 costs trained models, beside other quantisers.
+int8: nncf
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.int8.accuracy --out artifacts/int8 --page tests/int8/accuracy.md
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,7 @@
-"""Makes the INT8 graphs: one for CPUs, and one for engines, which is strongly typed with FP16 outside INT8."""
+"""Makes the INT8 graphs: one for CPUs, and one for engines, which is strongly typed with FP16 outside INT8.
+
+A given graph that is quantised already, which has no ranges, stays as it is, and is described as the others are.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,45 @@ import onnx
 
 from deploytool import serde
 from deploytool.backends import openvino
-from deploytool.data import batches, calibration
-from deploytool.data.golden import Arrays
+from deploytool.data import batches, calibration, golden
+from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
 from deploytool.exporters import name_scopes
 from deploytool.host import machine
 from deploytool.loading import output_task, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.metrics import answers, decisions
-from deploytool.parity import quantization
+from deploytool.parity import int8_answers, quantization
 from deploytool.precision import conversion
 from deploytool.precision.int8 import (
     auto_keep,
     calibrated_graphs,
     calibration_checks,
+    calibration_fault,
     executed,
     macs,
     quantize,
+    refusals,
     selection,
+    unquantised,
 )
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
-from deploytool.precision.int8.calibration_fault import SENTENCES
-from deploytool.precision.int8.forms import Form
+from deploytool.precision.int8.macs import Int8Share
 from deploytool.precision.int8.selection import Selected
-from deploytool.results.artifact import ENGINE_GRAPH, ENGINE_RANGES, Kind, Notes, engine_graph
-from deploytool.results.int8 import Int8, Int8Graph
+from deploytool.results.artifact import (
+    ENGINE_ANSWERS,
+    ENGINE_GRAPH,
+    ENGINE_RANGES,
+    INT8_ANSWERS,
+    LIMITS,
+    Kind,
+    Notes,
+    engine_graph,
+)
+from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
+from deploytool.results.int8_forms import Form
 from deploytool.results.quantization import QuantizedTensor
+from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
 from deploytool.spec import AUTO, Job, Model, Stage, Task
 
@@ -49,13 +65,17 @@ _COMPARED = 32  # of them, those on which ways to calibrate are compared
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the INT8 graph for CPUs, and beside it the one for engines.
+    """Writes the INT8 graph for CPUs, beside it the one for engines, and what each answers as quantised.
+
+    Without ranges it is the given graph alone.
 
     Raises BadInput if a name of `keep` matches no node, StageFailed if a graph has nothing that can run in INT8, or if
     the search for layers to keep finds no set.
     """
-    ranges = inputs.latest(Kind.RANGES)
     graph = inputs.fp32_graph().path
+    if not inputs.chain(Kind.RANGES):
+        return _as_given(graph, out, inputs)
+    ranges = inputs.latest(Kind.RANGES)
     engine = engine_graph(graph)
     engine_ranges = ranges.path if engine == graph else ranges.path.with_name(ENGINE_RANGES)
     cases, form, own = _cases(job, inputs), cpu_form(), calibrated_graphs.read(graph, ranges.path)
@@ -65,15 +85,53 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     for_engine = selection.best(calibrated_graphs.read(engine, engine_ranges), Form.TENSORRT, kept, cases[:_COMPARED])
     storage.save(for_cpu.graph, out)
     storage.save(for_engine.graph, out.with_name(ENGINE_GRAPH))
-    own_graph = replace(_described(out.name, form, for_cpu), in_kernels=_in_kernels(out, form, for_cpu))
+    own_graph = replace(
+        _described(out.name, form, for_cpu), in_kernels=_in_kernels(out, form, for_cpu.base.graph, for_cpu.graph)
+    )
     graphs = (own_graph, _described(ENGINE_GRAPH, Form.TENSORRT, for_engine))
+    limits, unproved = _answers_as_quantised(out, inputs.golden())
     result = Int8(
         cases=serde.decode(int, ranges.notes["cases"]),
         graphs=graphs,
         kept=tuple(name_scopes.shortest_names(kept, *_names(own[0].graph, inputs))),
-        noisiest=_noisiest(for_cpu, inputs.golden().inputs),
+        noisiest=_noisiest(for_cpu.base.graph, for_cpu.graph, inputs.golden().inputs),
     )
-    return {"int8": serde.encode(result), "remarks": [*remarks, *_findings(for_cpu, cases[:_COMPARED], inputs)]}
+    remarks += [*_findings(for_cpu, cases[:_COMPARED], inputs), *unproved]
+    return {"int8": serde.encode(result), LIMITS: serde.encode(limits), "remarks": remarks}
+
+
+def _answers_as_quantised(out: Path, sample: Golden) -> tuple[dict[str, Limits], list[str]]:
+    """Writes what each graph answers to the golden cases; how far kernels may be from it by file, and remarks.
+
+    A graph that cannot be emulated has no answers: no device could prove it, and no bundle has it.
+    """
+    limits, remarks = dict[str, Limits](), list[str]()
+    for graph, file in ((out, INT8_ANSWERS), (out.with_name(ENGINE_GRAPH), ENGINE_ANSWERS)):
+        loaded = storage.load(graph)
+        try:
+            answers = int8_answers.record(loaded, sample.inputs)
+            limits[graph.name] = int8_answers.limits(loaded, answers, sample)
+        except StageFailed as error:
+            remarks.append(f"{graph.name} cannot be run as quantised, so no bundle has it: {error}")
+            continue
+        golden.write_answers(out.with_name(file), answers)
+    return limits, remarks
+
+
+def _as_given(graph: Path, out: Path, inputs: StageInputs) -> Notes:
+    """Copies a graph that came with Q/DQ nodes, and compares it with the FP32 graph behind them on the golden cases."""
+    given, sample, form = storage.load(graph), inputs.golden().inputs, cpu_form()
+    base = unquantised.strip(given)
+    names = selection.compared(base)
+    error = selection.error(selection.results(given, [sample], names), selection.results(base, [sample], names))
+    storage.save(given, out)
+    share = _share(base, given, form)
+    described = Int8Graph(out.name, AS_GIVEN, OWN_RANGES, False, False, error, share.of_allowed, share.of_all)
+    described = replace(described, in_kernels=_in_kernels(out, form, base, given))
+    refused = refusals.refusals(given)
+    remarks = [f"TensorRT does not take the graph: {refused[0].sentence}"] if refused else []
+    result = Int8(cases=0, graphs=(described,), noisiest=_noisiest(base, given, sample))
+    return {"int8": serde.encode(result), "remarks": remarks}
 
 
 def _findings(chosen: Selected, cases: Sequence[Arrays], inputs: StageInputs) -> list[str]:
@@ -81,7 +139,7 @@ def _findings(chosen: Selected, cases: Sequence[Arrays], inputs: StageInputs) ->
     joined = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
     base, method = chosen.base, chosen.trial.method
     found = calibration_checks.find(base.graph, chosen.graph, base.table, method, joined, inputs.golden())
-    return [f"{SENTENCES[finding.fault]} {finding.reason}" for finding in found]
+    return calibration_fault.lines(found)
 
 
 def cpu_form() -> Form:
@@ -91,9 +149,9 @@ def cpu_form() -> Form:
     return Form.U8S7 if machine.saturates_int8() else Form.U8S8
 
 
-def _noisiest(chosen: Selected, cases: Arrays) -> tuple[QuantizedTensor, ...]:
+def _noisiest(base: onnx.ModelProto, quantized: onnx.ModelProto, cases: Arrays) -> tuple[QuantizedTensor, ...]:
     """The tensors that lose most by being quantised; none without a signal, which JSON could not hold."""
-    measured = quantization.measure(chosen.base.graph, chosen.graph, cases)
+    measured = quantization.measure(base, quantized, cases)
     return tuple(each for each in measured if each.noise_db is not None and math.isfinite(each.noise_db))[:_LISTED]
 
 
@@ -146,22 +204,26 @@ def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
     return cases[:_CASES]
 
 
-def _in_kernels(path: Path, form: Form, chosen: Selected) -> dict[str, float]:
+def _in_kernels(path: Path, form: Form, base: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, float]:
     """The share of what may be INT8 that each runtime runs by INT8 kernels on this machine."""
-    run = {"ONNX Runtime": executed.in_onnxruntime(executed.onnxruntime_graph(chosen.graph))}
+    run = {"ONNX Runtime": executed.in_onnxruntime(executed.onnxruntime_graph(quantized))}
     if openvino.is_installed():
         run["OpenVINO"] = executed.in_openvino(openvino.runtime_model(path))
-    counts, allowed = macs.count(chosen.base.graph), quantize.candidates(chosen.base.graph, form)
+    counts, allowed = macs.count(base), quantize.candidates(base, form)
     return {name: macs.share(counts, nodes, allowed).of_allowed for name, nodes in run.items()}
 
 
 def _described(file: str, form: Form, chosen: Selected) -> Int8Graph:
-    """What is known of an INT8 graph; raises StageFailed if too little of what the rules allow is INT8."""
-    counts = macs.count(chosen.base.graph)
-    share = macs.share(counts, macs.in_graph(chosen.graph), quantize.candidates(chosen.base.graph, form))
-    if not share.int8:
-        raise StageFailed("no convolution or product is INT8", f"leave --keep out, or deploy the {Stage.FP16} graph")
-    trial = chosen.trial
+    """What is known of an INT8 graph; raises StageFailed if nothing of it is INT8."""
+    share, trial = _share(chosen.base.graph, chosen.graph, form), chosen.trial
     return Int8Graph(
         file, form, trial.method, trial.equalised, trial.corrected, trial.error, share.of_allowed, share.of_all
     )
+
+
+def _share(base: onnx.ModelProto, quantized: onnx.ModelProto, form: Form) -> Int8Share:
+    """What of the multiply-accumulates is INT8; raises StageFailed if none is."""
+    share = macs.share(macs.count(base), macs.in_graph(quantized), quantize.candidates(base, form))
+    if not share.int8:
+        raise StageFailed("no convolution or product is INT8", f"leave --keep out, or deploy the {Stage.FP16} graph")
+    return share

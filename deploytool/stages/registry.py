@@ -53,7 +53,15 @@ class Contract:
     engine_copies: float = 0.0
 
 
-COMMON_PACKAGES = ("errors.py", "serde.py", "spec.py", "host", "results", "tasks")  # every stage runs their code
+COMMON_PACKAGES = (
+    "builder_settings.py",
+    "errors.py",
+    "serde.py",
+    "spec.py",
+    "host",
+    "results",
+    "tasks",
+)  # every stage runs their code
 _ORT = ("onnxruntime", "onnxruntime-gpu")
 
 STAGES: Mapping[Stage, Contract] = {
@@ -150,7 +158,7 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.BUILD: Contract(
         (Kind.GRAPH,),
         Kind.ENGINE,
-        ("batch", "sizes", "engines"),
+        ("batch", "sizes", "engines", "builder"),
         DISTRIBUTIONS,
         optional=(Kind.PROBES, Kind.BF16_GRAPH, Kind.INT8_GRAPH),
         uses_device=True,
@@ -176,7 +184,7 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
-        ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets"),
+        ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets", "builder"),
         ("torch", *_ORT, *DISTRIBUTIONS),
         optional=(
             Kind.TORCHSCRIPT,
@@ -193,9 +201,9 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.PACK: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.REPORT),
         Kind.BUNDLE,
-        ("sequence",),
+        ("sequence", "tool", "wheels"),
         ("onnx", "pillow"),
-        optional=(Kind.ENGINE,),
+        optional=(Kind.ENGINE, Kind.BF16_GRAPH, Kind.INT8_GRAPH),
         uses_model=False,
         copies=1.5,
         engine_copies=0.5,
@@ -218,6 +226,11 @@ GIVEN_GRAPH: Mapping[Stage, Contract] = {
         libraries=("torch", "onnx", *_ORT),
         packages=("backends", "data", "exporters", "loading", "parity", "rewrites", "runtimes.py"),
         module="export_graph",
+    ),
+    Stage.INT8: replace(
+        STAGES[Stage.INT8],
+        requires=(Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
+        optional=(Kind.RANGES,),
     ),
 }  # the stages that are others for a given ONNX file
 

@@ -64,7 +64,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         int8=_int8(inputs),
     )
     report.write(out, result)
-    serves = {"free": {**job.options.sizes, BATCH: job.options.batch}, "io": job.options.io}
+    free = {**job.options.sizes, BATCH: job.options.batch}
+    serves = {"free": free, "io": job.options.io, "builder": job.options.builder}
     return {
         "broken": list(verdict.failed_lines(result)),
         "unmeasured": list(verdict.unmeasured_lines(result)),
@@ -73,8 +74,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
 
 
 def _shipped(inputs: StageInputs, speeds: Sequence[Speed]) -> list[Speed]:
-    """The speeds without those of engines in BF16, which no bundle has."""
-    left_out = {engine.file for engine in checks.build_notes(inputs) if engine.precision is Precision.BF16}
+    """The speeds without those of engines in BF16 and INT8, for which FP16 may stand in on a device."""
+    left_out = {engine.file for engine in checks.build_notes(inputs) if engine.precision is not Precision.FP16}
     return [speed for speed in speeds if speed.file not in left_out]
 
 
@@ -102,7 +103,7 @@ def _corners(job: Job, weights: Path, sample: Golden, lines: tuple[BakedValue, .
     if not job.options.sizes and not by_sizes:
         return []
     with eager.start(weights) as source:
-        corners = draw(job.model, job.options.sizes, source)
+        corners = draw(job.model, job.options.sizes, source, job.options.builder.profiles)
         if by_sizes:
             cases = checks.first_cases(sample.inputs, largest)
             name, answers = f"batch size {largest}", replay(source, cases, Range(largest, largest, largest))
@@ -153,8 +154,17 @@ def _measures(inputs: StageInputs) -> Measures | None:
 
 
 def _int8_kernels(inputs: StageInputs, device: str) -> list[PlannedComparison]:
-    """The INT8 graph in the kernels of each runtime, which are timed where everything is timed on the CPU."""
-    return [step for step in checks.int8_comparisons(inputs) if not step.emulated] if device == "cpu" else []
+    """What is timed of INT8 on a device: the graph in the kernels of each runtime, and engines.
+
+    Beside the graph in OpenVINO there is the FP32 graph that is best in it. A graph that came with its Q/DQ nodes is
+    timed as the graph of the run already.
+    """
+    result = _int8(inputs)
+    if result is None or result.as_given:
+        return []
+    steps = [step for step in checks.int8_comparisons(inputs) if not step.emulated]
+    timed = [step for step in steps if step.device == device or step.absent]
+    return [*(checks.openvino_step(inputs) for step in timed if step.runner == "openvino"), *timed]
 
 
 def _int8(inputs: StageInputs) -> Int8 | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onnx import ModelProto
+
 from deploytool.data.golden import Arrays
 from deploytool.precision.int8 import keep_search, macs, quantize, selection
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.selection import Selected
 from deploytool.precision.search import Evaluation, Kept, SearchResult
+from deploytool.results.int8_forms import Form
 
 _FEW = 8  # cases for the sensitivity of a layer: the order counts, not the numbers
 
@@ -26,17 +28,18 @@ def find(
     `chosen` says which graph is quantised, and by which method. None in the result if it fails with all layers kept.
     """
     base, ranges = chosen.base, chosen.base.table.ranges(chosen.trial.method, symmetric=form is Form.TENSORRT)
-    layers, expected = quantize.candidates(base.graph, form), selection.outputs(base.graph, cases)
+    layers, expected = quantize.candidates(base.graph, form), selection.results(base.graph, cases)
+    compared = selection.compared(base.graph)
+    values = selection.results(base.graph, cases[:_FEW], compared)
 
-    def answers(kept: Kept, count: int) -> list[Arrays]:
-        graph = base.graph if kept.issuperset(layers) else quantize.quantize(base.graph, ranges, form, kept)
-        return selection.outputs(graph, cases[:count])
+    def without(kept: Kept) -> ModelProto:
+        return base.graph if kept.issuperset(layers) else quantize.quantize(base.graph, ranges, form, kept)
 
     def error(kept: Kept) -> float:
-        return selection.error(answers(kept, _FEW), expected[:_FEW])
+        return selection.error(selection.results(without(kept), cases[:_FEW], compared), values)
 
     def judge(kept: Kept) -> Evaluation:
-        got = answers(kept, len(cases))
+        got = selection.results(without(kept), cases)
         share = disagreement(got, expected)
         return Evaluation(share <= margin, share)
 

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from deploytool.precision.int8 import calibration, equalisation, quantize
 from deploytool.precision.int8.activations import Batches
 from deploytool.precision.int8.calibration import Table
-from deploytool.precision.int8.forms import Form
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import storage
 
 _EQUALISED = "equalised"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deploytool.spec import StrEnum
@@ -44,3 +44,13 @@ class Finding:
     fault: CalibrationFault
     where: str
     reason: str
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """One line for each fault, with the first place where it is."""
+    said = []
+    for fault in dict.fromkeys(finding.fault for finding in findings):
+        first, *more = (finding for finding in findings if finding.fault is fault)
+        place = f"{first.where}: {first.reason}" if first.where else first.reason
+        said.append(f"{SENTENCES[fault]} {place}" + f"; and {len(more)} more" * bool(more))
+    return said

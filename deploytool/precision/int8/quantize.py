@@ -18,10 +18,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from deploytool.errors import StageFailed
 from deploytool.precision import conversion
 from deploytool.precision.int8 import strong_types
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.placement import place, weighted
 from deploytool.precision.int8.placement.place import Placement
 from deploytool.precision.int8.value_range import ValueRange
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import weights
 from deploytool.rewrites.graph.editable import EditableGraph
 

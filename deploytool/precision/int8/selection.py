@@ -1,4 +1,9 @@
-"""Chooses how an INT8 graph is calibrated: by which method, and with equalised channels and corrected biases or not."""
+"""Chooses how an INT8 graph is calibrated: by which method, and with equalised channels and corrected biases or not.
+
+Compared are the outputs, and in place of one that selects or sorts the results of the last convolutions and products
+before it: the boxes that a detector selects are in other rows after the least change, which would be nearly all of
+their error.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,21 @@ import numpy as np
 from onnx import ModelProto
 
 from deploytool.data.golden import Arrays
-from deploytool.precision.int8 import activations, bias_correction, quantize
+from deploytool.precision.int8 import activations, bias_correction, macs, quantize
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.calibration import Method
-from deploytool.precision.int8.forms import Form
+from deploytool.results.int8_forms import Form
+from deploytool.rewrites.graph.editable import EditableGraph
+
+_SELECTING = (
+    *("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK", "Unique"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to calibrate, with the error of the outputs: its power relative to that of the FP32 graph's outputs."""
+    """One way to calibrate, with the error of what is compared: its power relative to that of the FP32 values."""
 
     method: Method
     equalised: bool
@@ -36,36 +47,53 @@ class Selected:
 
 
 def best(bases: Sequence[CalibratedGraph], form: Form, kept: frozenset[str], cases: Sequence[Arrays]) -> Selected:
-    """The best calibration of a form by its outputs on calibration cases, computed exactly as quantised.
+    """The calibration of a form with the least error on calibration cases, computed exactly as quantised.
 
     Every method is tried on every graph, and corrected biases on the best of them. `kept` are the nodes to keep out of
     INT8.
     """
-    expected = outputs(bases[0].graph, cases)
+    names = compared(bases[0].graph)
+    expected = results(bases[0].graph, cases, names)
     found: list[Selected] = []
     for base in bases:
         for method in Method:
             ranges = base.table.ranges(method, symmetric=form is Form.TENSORRT)
             graph = quantize.quantize(base.graph, ranges, form, kept)
-            trial = Trial(method, base.equalised, False, error(outputs(graph, cases), expected))
+            trial = Trial(method, base.equalised, False, error(results(graph, cases, names), expected))
             found.append(Selected(graph, base, trial, ()))
     chosen = min(found, key=lambda each: each.trial.error)
     corrected = bias_correction.correct(chosen.base.graph, chosen.graph, cases).graph
     if corrected is not chosen.graph:
-        trial = Trial(chosen.trial.method, chosen.base.equalised, True, error(outputs(corrected, cases), expected))
+        trial = Trial(
+            chosen.trial.method, chosen.base.equalised, True, error(results(corrected, cases, names), expected)
+        )
         found.append(Selected(corrected, chosen.base, trial, ()))
         chosen = min(found, key=lambda each: each.trial.error)
     return Selected(chosen.graph, chosen.base, chosen.trial, tuple(each.trial for each in found))
 
 
-def outputs(graph: ModelProto, cases: Sequence[Arrays]) -> list[Arrays]:
-    """The outputs for each case; a QDQ graph is computed node by node."""
-    names = [value.name for value in graph.graph.output]
+def compared(graph: ModelProto) -> tuple[str, ...]:
+    """The outputs that follow smoothly from the last convolutions and products, and these where others do not."""
+    editable = EditableGraph(graph)
+    selected, layers = set[str](), dict[str, set[str]]()  # by tensor, the last heavy results that it follows from
+    for node in editable.nodes:
+        if node.op_type in _SELECTING or selected.intersection(node.input):
+            selected.update(node.output)
+        before = set[str]().union(*(layers.get(name, set()) for name in node.input))
+        layers.update({name: {name} if node.op_type in macs.HEAVY else before for name in node.output})
+    replaced = (layers[name] if name in selected else {name} for name in sorted(editable.outputs))
+    names = set[str]().union(*replaced)
+    return tuple(name for node in editable.nodes for name in node.output if name in names)
+
+
+def results(graph: ModelProto, cases: Sequence[Arrays], tensors: Sequence[str] = ()) -> list[Arrays]:
+    """The tensors for each case, or without any the outputs; a QDQ graph is computed node by node."""
+    names = list(tensors) or [value.name for value in graph.graph.output]
     return list(activations.run(graph, names, cases, optimise=False))
 
 
 def error(found: Collection[Arrays], expected: Collection[Arrays]) -> float:
-    """The mean over all floating-point outputs of the power of the difference over that of the expected values."""
+    """The mean over all floating-point tensors of the power of the difference over that of the expected values."""
     shares = []
     for name, first in next(iter(expected)).items():
         if np.issubdtype(first.dtype, np.floating):

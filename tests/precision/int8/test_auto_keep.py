@@ -12,8 +12,8 @@ from deploytool.data.golden import Arrays
 from deploytool.precision.int8 import auto_keep, calibration, quantize
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.calibration import Method
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.selection import Selected, Trial
+from deploytool.results.int8_forms import Form
 
 CHANNELS, FORM = 8, Form.U8S8
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.quantize import activations, candidates, quantize
 from deploytool.precision.int8.value_range import ValueRange
+from deploytool.results.int8_forms import Form
 from tests.precision.int8 import graphs
 from tests.precision.int8.ranges import measured_ranges
 

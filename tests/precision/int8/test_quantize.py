@@ -13,9 +13,9 @@ from onnx import TensorProto, numpy_helper
 from deploytool.backends import tensorrt_estimate
 from deploytool.errors import StageFailed
 from deploytool.precision.int8 import executed, macs
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.quantize import activations, candidates, quantize
 from deploytool.precision.int8.value_range import ValueRange
+from deploytool.results.int8_forms import Form
 from deploytool.spec import Range, Tensor
 from tests.precision.int8 import graphs
 from tests.precision.int8.ranges import all_values, measured_ranges

@@ -24,8 +24,8 @@ import onnxruntime as ort
 from deploytool.backends import tensorrt_estimate
 from deploytool.precision import fp16
 from deploytool.precision.int8 import executed, macs
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.quantize import candidates, quantize
+from deploytool.results.int8_forms import Form
 from deploytool.spec import Range, Tensor
 from tests.precision.int8.ranges import measured_ranges
 

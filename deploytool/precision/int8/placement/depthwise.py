@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from deploytool.precision.int8.forms import Form
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import convolution
 from deploytool.rewrites.graph.editable import EditableGraph
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.placement import weighted
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph
 
 _POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool", "MaxPool")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from deploytool.precision.int8.forms import Form
 from deploytool.precision.int8.placement import carriers, concats, depthwise, fused, gates, heads, weighted
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph
 
 _RULES = (weighted, depthwise, gates, heads)  # each can keep a heavy node out of INT8

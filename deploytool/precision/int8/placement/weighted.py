@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx import NodeProto
 
-from deploytool.precision.int8.forms import Form
+from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _DIMENSIONS = {"Conv": (3, 4, 5), "Gemm": (2,), "MatMul": (2,)}  # of the weights

@@ -1,0 +1,151 @@
+"""Builds INT8 engines of the main models and of foreign ones: `python -m tests.int8.engines`.
+
+For each model the form of the graph for engines is quantised for TensorRT, with ranges of random inputs, and built by
+TensorRT-RTX without a GPU; likewise in FP16. A row has the share of multiply-accumulates in INT8, forms that TensorRT
+does not take, and what both build logs list. `--targets` builds the INT8 graph for each of these GPUs alone as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from deploytool.backends import tensorrt, tensorrt_builder, tensorrt_estimate
+from deploytool.backends.tensorrt_estimate import BuildEstimate
+from deploytool.cli import params
+from deploytool.data import golden
+from deploytool.errors import DeployError
+from deploytool.host import machine
+from deploytool.loading import catalog
+from deploytool.pipeline import runner
+from deploytool.precision import fp16
+from deploytool.precision.int8 import executed, macs, refusals
+from deploytool.precision.int8.macs import Int8Share
+from deploytool.precision.int8.quantize import candidates, quantize
+from deploytool.results.artifact import engine_graph
+from deploytool.results.int8_forms import Form
+from deploytool.rewrites.graph import storage
+from deploytool.spec import BATCH, EnginePlan, Job, Model, Options, Range, Stage, Tensor
+from deploytool.targets import TARGETS, TENSORRT_RTX
+from models import specs
+from tests.foreign.table import NET_TABLE
+from tests.precision.int8.ranges import measured_ranges
+
+STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)
+FOREIGN = ("residual", "mobile", "efficient", "convnext", "unet", "yolo_apart", "vit", "bert")
+BATCHES = {BATCH: Range(1, 1, 8)}
+_COLUMNS = (
+    *("model", "INT8 of what may be", "of all", "in INT8 kernels", "refused forms"),
+    *("kernels FP16 → INT8", "syncs", "traffic, MB", "engine, MB", "targets", "advice"),
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model's INT8 graph: shares as placed and in kernels, refused forms, and the costs of both engines.
+
+    `targets` are those that an engine was built for.
+    """
+
+    name: str
+    placed: Int8Share
+    run: Int8Share
+    refused: tuple[str, ...]
+    int8: BuildEstimate
+    half: BuildEstimate
+    targets: tuple[str, ...] = field(default=())
+
+    @property
+    def row(self) -> str:
+        """A row of the table."""
+        pairs = [(self.half.kernels, self.int8.kernels), (self.half.syncs, self.int8.syncs)]
+        counts = [f"{old} → {new}" for old, new in pairs]
+        sizes = [(self.half.traffic, self.int8.traffic), (self.half.size, self.int8.size)]
+        counts += [f"{old / 1e6:.1f} → {new / 1e6:.1f}" for old, new in sizes]
+        shares = [self.placed.of_allowed, self.placed.of_all, self.run.of_allowed]
+        advice = "FP16 until measured" if self.int8.kernels > self.half.kernels else "measure both"
+        cells = [self.name, *(f"{share:.1%}" for share in shares), "; ".join(self.refused) or "none"]
+        return f"| {' | '.join([*cells, *counts, ', '.join(self.targets), advice])} |"
+
+
+def models(names: Sequence[str]) -> Iterator[Model]:
+    """The main models of the zoo and the foreign ones with these names."""
+    nets = {net.factory: net for net in NET_TABLE}
+    for name in names:
+        if name in nets:
+            yield catalog.find(f"{nets[name].path}:{name}", params.tensors(nets[name].inputs[0].split()))
+        else:
+            yield catalog.find(name)
+
+
+def measure(model: Model, folder: Path, targets: Sequence[str]) -> Built:
+    """Builds the engines of one model; raises DeployError where a stage or TensorRT refuses it."""
+    options = Options(images=4, seconds=0.0, batch=BATCHES[BATCH], rewrite="fewest-nodes", rewrite_implied=True)
+    _, sample, *_, rewritten = runner.run(Job(model, options), STAGES, folder)
+    graph = storage.load(engine_graph(rewritten.path))
+    inputs = {name: array[:2] for name, array in golden.read(sample.path).inputs.items()}
+    quantized = quantize(graph, measured_ranges(graph, inputs), Form.TENSORRT)
+    log, size = _build(quantized, inputs, ())
+    half = _build(fp16.convert(graph, keep_io=True).half, inputs, ())
+    for target in targets:
+        _build(quantized, inputs, (TARGETS[target].capability,))
+    counts, allowed = macs.count(graph), candidates(graph, Form.TENSORRT)
+    placed, run = macs.in_graph(quantized), executed.in_tensorrt(log)
+    return Built(
+        model.name,
+        macs.share(counts, placed, allowed),
+        macs.share(counts, run, allowed),
+        tuple(dict.fromkeys(str(each.form) for each in refusals.refusals(quantized))),
+        tensorrt_estimate.parse_log(log, size),
+        tensorrt_estimate.parse_log(*half),
+        ("8.0 to 12.1 in one", *targets),
+    )
+
+
+def _build(
+    graph: onnx.ModelProto, inputs: Mapping[str, np.ndarray[Any, Any]], capabilities: tuple[str, ...]
+) -> tuple[str, int]:
+    """The verbose log of an engine for these compute capabilities, TensorRT-RTX's default if empty, and its size."""
+    log: list[str] = []
+    tensors = [Tensor(name, (BATCH, *array.shape[1:]), str(array.dtype)) for name, array in inputs.items()]
+    plan = EnginePlan("int8.plan", TENSORRT_RTX, capabilities)
+    library, message = tensorrt.library(TENSORRT_RTX), graph.SerializeToString()
+    built = tensorrt_builder.build(library, message, plan, tensors, BATCHES, None, fp32_layers=None, listen=log.append)
+    return "\n".join(log), len(built.engine)
+
+
+def header() -> list[str]:
+    """The conditions, and the names of the columns."""
+    versions = f"TensorRT-RTX {machine.version('tensorrt-rtx')}, built and not run; {time.strftime('%Y-%m-%d')}"
+    return [versions, "", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=[*specs.MAIN, *FOREIGN])
+    parser.add_argument("--targets", nargs="*", choices=list(TARGETS), default=[])
+    parser.add_argument("--page", type=Path, help="file for the table, written after each model")
+    options = parser.parse_args()
+    lines = header()
+    with tempfile.TemporaryDirectory() as folder:
+        for model in models(options.names):
+            began = time.monotonic()
+            try:
+                lines.append(measure(model, Path(folder, model.name), options.targets).row)
+            except DeployError as error:
+                lines.append(f"| {model.name} | {error} |{' |' * (len(_COLUMNS) - 2)}")
+            print(lines[-1], f"{time.monotonic() - began:.0f} s", flush=True)
+            if options.page:
+                options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
