@@ -103,6 +103,10 @@ class CorruptBundle(Refused):
     """The files of a bundle differ from its manifest."""
 
 
+class DeviceBusy(Refused):
+    """Another process sends to the same root of a device; a later attempt may find it free."""
+
+
 class Unreachable(DeployError):
     """A registry, server or device does not answer or disconnects; a retry resumes the transfer."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ORT, TRT, OPENVINO = "ort", "trt", "openvino"
-TITLES: Mapping[str, str] = {ORT: "ONNX Runtime", TRT: "TensorRT"}
+TITLES: Mapping[str, str] = {ORT: "ONNX Runtime", TRT: "TensorRT"}  # of those whose releases are in the table below
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})(?:\.\w+)*(?:\+[\w.]+)?")
 
 

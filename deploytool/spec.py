@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from deploytool.builder_settings import UNSET, USUAL_BATCH, BuilderSettings
+from deploytool.builder_settings import Range as Range
+
 Option = bool | int | float | str | None
 ImageSize = int | tuple[int, int]  # one side length, or height and width
 
@@ -13,8 +16,7 @@ AUTO = "auto"  # as a choice: what a search finds, or the first that holds
 # in `Model.asked`; no option of a factory can have such a name. The field of the decoding follows after a space
 INPUT_OPTION, CLASSES_OPTION, DECODE_OPTION = "--input", "--classes", "--decode"
 OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
-TORCHSCRIPT_OPSET = 20  # the newest that the torchscript exporter supports
-BF16_OPSET = 22  # the first in which all operators that have FP16 have BF16 too
+TORCHSCRIPT_OPSET, BF16_OPSET = 20, 22  # the newest of the torchscript exporter; the first with BF16 wherever FP16 is
 ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
 OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
@@ -103,7 +105,7 @@ class Status(StrEnum):
 
 
 class SpeedVerdict(StrEnum):
-    """The result of comparing two latencies; there is no verdict if the machine was too noisy."""
+    """The result of comparing two latencies; no verdict if the machine was too noisy."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -184,11 +186,9 @@ class Preprocessing:
     one length for a square or height and width; 0 skips the step. One channel is the luma of ITU-R 601, three have the
     order `channels`. Except for uint8 inputs, `(pixel * scale - mean) / std` is applied per channel, with one number
     for all channels or one for each. `layout` is the order of the dimensions.
-
     A `fit` other than `crop` scales the image by one factor so that all of it lies within `resize`: `letterbox` adds
-    `pad` on both sides, `letterbox-corner` on the right and at the bottom, `within` nothing.
-
-    `stated` are the fields that the user set; `assumed` says that neither the user nor the model stated any.
+    `pad` on both sides, `letterbox-corner` on the right and at the bottom, `within` nothing. `stated` are the fields
+    that the user set; `assumed` says that neither the user nor the model stated any.
     """
 
     resize: ImageSize = 256
@@ -225,11 +225,11 @@ class Preprocessing:
 class Decoding:
     """How the outputs of a detector become boxes with scores and classes.
 
-    `boxes` is their format: xyxy (two corners), xywh (the first corner) or cxcywh (the centre); `normalised` says that
-    they are relative to the width and height of the input, otherwise they are in its pixels. `activation` is applied to
-    the scores: none, sigmoid or softmax. `background` is the place of a class that is no object: none, first or last.
-    Boxes below the score `threshold` are left out, and with `nms` above 0 those of the same class whose IoU with a
-    better one exceeds it; at most `top` remain.
+    `boxes` is their format: xyxy (two corners), xywh (the first corner) or cxcywh (the centre); if `normalised`, they
+    are relative to the width and height of the input, else in its pixels. `activation` is applied to the scores: none,
+    sigmoid or softmax. `background` is the place of a class that is no object: none, first or last. Boxes below the
+    score `threshold` are left out, and with `nms` above 0 those whose IoU with a better one of their class exceeds it;
+    at most `top` remain.
     """
 
     boxes: str = "xyxy"
@@ -245,8 +245,7 @@ class Decoding:
 class GivenTensor:
     """An input or output of a given ONNX file: its name there, and the axis of the batch.
 
-    Without such an axis (None) the file takes one case at a time: the model has a leading axis of length 1 there.
-    `half` says that it is of FP16, for which the model has FP32.
+    Without one (None) the file takes one case, and the model has an axis of 1 there; `half` is FP16, FP32 in the model.
     """
 
     name: str
@@ -259,7 +258,7 @@ class GivenGraph:
     """The tensors of a given ONNX file in its order, those of the inputs without initialisers.
 
     `batch` is the batch size that the file fixes, None if it accepts any; `opset` is the file's version of ONNX. `half`
-    says that the file computes in FP16; the model is the same graph in FP32.
+    says that the file computes in FP16; the model is the same graph in FP32. `quantised` says that it has Q/DQ nodes.
     """
 
     inputs: tuple[GivenTensor, ...]
@@ -267,6 +266,7 @@ class GivenGraph:
     batch: int | None = None
     opset: int = 0
     half: bool = False
+    quantised: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,11 +274,10 @@ class Model:
     """A model definition; `factory` is a reference to code, the path of an ONNX file, or names a model of a hub.
 
     It is `package.module:function`, `path/to/file.py:function`, `path/to/model.onnx`, `hf:NAME` or `timm:NAME`. `given`
-    describes a model that is an ONNX file, and is None for all others.
-
-    `options` are the arguments of the factory, and `constants` those of `forward` that are no tensors. `sizes` are the
-    default ranges of dynamic dimensions. `classes` are the names of the classes in the order of the outputs, if
-    known. `asked` are the names of the options that the user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
+    describes a model that is an ONNX file, and is None for all others. `options` are the arguments of the factory, and
+    `constants` those of `forward` that are no tensors. `sizes` are the default ranges of dynamic dimensions. `classes`
+    are the names of the classes in the order of the outputs, if known. `asked` are the names of the options that the
+    user set, with `INPUT_OPTION` and `CLASSES_OPTION`.
     `parameters` and `macs` (multiply-accumulates of convolutions and fully connected layers, batch 1) are published
     figures, None if unknown. `task` is what the outputs mean, None if nobody said so; `decoding` is for detectors.
     `normalisation` is set for a model that takes pixels (uint8): its graph has this preprocessing's normalisation and
@@ -305,20 +304,10 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Range:
-    """The sizes of a dynamic dimension: an engine supports smallest to largest, and is tuned for the typical size."""
-
-    smallest: int = 1
-    typical: int = 8
-    largest: int = 32
-
-
-@dataclass(frozen=True)
 class EnginePlan:
     """An engine file: the flavour of TensorRT that builds it, and the compute capabilities it supports.
 
-    Without capabilities, the default of its flavour applies: the GPU of this machine for TensorRT; 8.0, 8.6, 8.9, 12.0
-    and later for TensorRT-RTX.
+    Without capabilities, those of its flavour apply: this machine's GPU for TensorRT; 8.0, 8.6, 8.9, 12.0 … for RTX.
     """
 
     file: str
@@ -349,12 +338,13 @@ class Decision:
 class Options:
     """The options of a run; `stages.registry.STAGES` lists those that each stage reads.
 
-    `rewrite_implied` says that the user did not choose the rewrite, so that it is dropped if its outputs deviate.
-    `keep_fp32` are modules of the source model or nodes of its graph to keep in FP32, or `auto`; `keep` are those that
-    stay out of INT8, whose ranges are measured on `calibration`. `outputs` are the names of the outputs to export;
-    empty for all. `floor` is the oldest version of each runtime that must read the graph. `fixed_batch` is the batch
-    size if the user gave a single one: a model that supports no other has it. `metric` is the name of a metric, or a
-    reference to the user's function with the digest of its files; `max_drop` is the margin, None for its usual one.
+    `rewrite_implied`: the user did not choose the rewrite, so it is dropped if its outputs deviate. `keep_fp32` are
+    modules of the source model or nodes of its graph to keep in FP32, or `auto`; `keep` are those that stay out of
+    INT8, whose ranges are measured on `calibration`. `outputs` are the names of those to export, empty for all. `floor`
+    is the oldest version of each runtime that must read the graph. `fixed_batch` is the only batch size, if the user
+    gave one. `metric` is the name of a metric, or a reference to the user's function with the digest of its files;
+    `max_drop` is the margin, None for its usual one. `builder` is for engines, `tool` the digest of the deploytool to
+    pack, empty for none, with `wheels`.
     """
 
     seed: int = 0
@@ -367,7 +357,7 @@ class Options:
     exporter: str = AUTO
     opset: int = OLDEST_OPSET
     floor: Mapping[str, str] = field(default_factory=dict)
-    batch: Range = Range()
+    batch: Range = USUAL_BATCH
     sizes: Mapping[str, Range] = field(default_factory=dict)
     rewrite: str = "auto"
     rewrite_implied: bool = False
@@ -388,12 +378,16 @@ class Options:
     max_drop: float | None = None
     calibration: Source | None = None
     keep: tuple[str, ...] = ()
+    builder: BuilderSettings = UNSET
+    tool: str = ""
+    wheels: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model with the options of its run; `watch(done, total)` is called with the progress of a long step."""
+    """A model with its options; `watch(done, total)` gets the progress, `earlier` are older folders of the stage."""
 
     model: Model
     options: Options = Options()
     watch: Callable[[int, int], None] = lambda done, total: None
+    earlier: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred if both can build: 
     ),
 }
 DISTRIBUTIONS = tuple(flavour.distribution for flavour in FLAVOURS.values())
-_TURING = "7.5"  # not in the default: its kernels would double the size of the engine, so it gets a separate file
+TURING = "7.5"  # not in the default: its kernels would double the size of the engine, so it gets a separate file
 
 _FIRST_CAPABILITIES = {Precision.BF16: "8.0"}  # of the GPUs that compute in it; all compute in the others
 
@@ -143,6 +143,14 @@ def check_precision(decisions: Sequence[Decision], precision: Precision) -> None
             raise BadInput(f"target {decision.target}: {problem}", "leave that target out, or choose FP16 for it")
 
 
+def check_stripping(decisions: Sequence[Decision]) -> None:
+    """Raises BadInput unless the full TensorRT builds every engine here: it alone leaves weights out."""
+    here = [decision for decision in decisions if decision.verdict is TargetPlan.HERE]
+    if not here or any(decision.flavour != TENSORRT for decision in here):
+        problem = "--strip-weights needs an engine of the full TensorRT: TensorRT-RTX strips none without a GPU"
+        raise BadInput(problem, "leave it out, or export with TensorRT on the GPU that runs the engine")
+
+
 def _number(capability: str) -> tuple[int, ...]:
     return tuple(map(int, capability.split(".")))
 
@@ -167,6 +175,6 @@ def engines(decisions: Sequence[Decision]) -> tuple[EnginePlan, ...]:
     planned: list[tuple[str, tuple[str, ...]]] = []
     planned += [(TENSORRT, ())] if any(decision.flavour == TENSORRT for decision in here) else []
     planned += [(TENSORRT_RTX, () if modern == default else modern)] if modern else []
-    planned += [(TENSORRT_RTX, (_TURING,))] if _TURING in rtx else []
+    planned += [(TENSORRT_RTX, (TURING,))] if TURING in rtx else []
     names = ("model.plan", "engine_2.plan", "engine_3.plan")
     return tuple(EnginePlan(name, *engine) for name, engine in zip(names, planned, strict=False))

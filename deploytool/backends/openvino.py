@@ -29,6 +29,7 @@ _SETTINGS = {
     "ENABLE_CPU_PINNING": False,  # two processes would pin their threads to the same processors
 }
 _INT8_KERNELS = "LP_TRANSFORMS_MODE"  # without them, a QDQ graph is computed in FP32 from the quantized values
+_NARROW = 64  # two products of such weights with UINT8 activations fit into 16 bits
 _OUT_OF_MEMORY = re.compile("bad[_ ]alloc|could not allocate|not enough memory|out of memory", re.IGNORECASE)
 _NOISE = re.compile(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:|Summary:|To facilitate the conversion.*")
 _Key: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
@@ -85,10 +86,10 @@ class _Models:
         self._core, self._shape_class, self._lock = loaded.Core(), loaded.PartialShape, threading.Lock()
         count = threads or machine.thread_limit()
         self._settings: dict[str, object] = {**_SETTINGS, **({"INFERENCE_NUM_THREADS": count} if count else {})}
-        if machine.saturates_int8():
-            self._settings[_INT8_KERNELS] = False
         try:
             self._graph = self._core.read_model(path) if isinstance(path, Path) else self._core.read_model(path, b"")
+            if machine.saturates_int8() and not _has_narrow_weights(self._graph):
+                self._settings[_INT8_KERNELS] = False
             self._outputs = [output.any_name for output in self._graph.outputs]
             self._dynamic = self._compile(self._graph)
         except Exception as error:  # OpenVINO raises RuntimeError, without classes of its own
@@ -139,6 +140,18 @@ class _Models:
 
     def _compile(self, graph: Any) -> Any:
         return self._core.compile_model(graph, "CPU", self._settings).create_infer_request()
+
+
+def _has_narrow_weights(graph: Any) -> bool:
+    """Whether all INT8 weights of a graph have 7 bits, and none is quantised by a node: no sum saturates then."""
+    for node in graph.get_ops():
+        kind = node.get_type_name()
+        if kind == "FakeQuantize" and node.input_value(0).get_node().get_type_name() == "Constant":
+            return False
+        is_int8 = kind == "Constant" and node.get_element_type().get_type_name() == "i8"
+        if is_int8 and np.abs(node.data.astype(np.int16)).max(initial=0) > _NARROW:
+            return False
+    return True
 
 
 @cache

@@ -59,15 +59,31 @@ def measure(
     for step in steps:
         if series := timings.get(artifact_name(step)):
             speeds[step] = _with_timings(speeds[step], original, series, conditions, on_cpu=device == "cpu")
-            if step.stage == Stage.INT8 and (single := timings.get(_single(steps))):
-                gain = ratio.ratio(single.wall_ms, series.wall_ms)
-                speeds[step] = replace(speeds[step], gain=Gain(gain.value, gain.low, gain.high))
+            gain = _gain(timings.get(_single(steps, "onnxruntime")), series) if step.stage == Stage.INT8 else None
+            speeds[step] = replace(speeds[step], gain=gain, own_gain=_gain(timings.get(_instead(steps, step)), series))
     return tuple(speeds.values()), len(original[1].wall_ms)
 
 
-def _single(steps: Sequence[PlannedComparison]) -> str:
-    """The name of the last FP32 graph; empty if there is none."""
-    names = [artifact_name(step) for step in steps if step.graph and Stage(step.stage).precision is Precision.FP32]
+def _gain(slow: TimingSeries | None, fast: TimingSeries) -> Gain | None:
+    """How many times as fast one series is as the other; None if that was not timed."""
+    if slow is None:
+        return None
+    gain = ratio.ratio(slow.wall_ms, fast.wall_ms)
+    return Gain(gain.value, gain.low, gain.high)
+
+
+def _instead(steps: Sequence[PlannedComparison], step: PlannedComparison) -> str:
+    """The name of what the runtime of an INT8 graph or of an INT8 or BF16 engine would run otherwise; else empty."""
+    if step.stage == Stage.INT8:
+        return _single(steps, step.runner)
+    names = {each.file: artifact_name(each) for each in steps if each.stage == Stage.BUILD}
+    return names.get(step.file.removeprefix(f"{step.precision}_"), "") if step.precision is not Precision.FP16 else ""
+
+
+def _single(steps: Sequence[PlannedComparison], runner: str) -> str:
+    """The name of the last FP32 graph in a runner; empty if there is none."""
+    graphs = [step for step in steps if step.graph and Stage(step.stage).precision is Precision.FP32]
+    names = [artifact_name(step) for step in graphs if step.runner == runner]
     return names[-1] if names else ""
 
 

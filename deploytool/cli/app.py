@@ -44,6 +44,8 @@ COMMAND_MODULES: Mapping[str, str] = {  # command: the module in deploytool/cli 
     "push": "ship",
     "pull": "device",
     "ship": "ship",
+    "fleet": "fleet",
+    "status": "device",
     "rollback": "device",
     "pardon": "device",
     "clean": "clean",

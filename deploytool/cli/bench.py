@@ -47,6 +47,7 @@ def bench(
             show_default=f"{arguments.SECONDS.default:g}, {_SECONDS_PER_BATCH:g}",
         ),
     ] = None,
+    max_latency: devices.MaxLatency = None,
     key: devices.Key = None,
     require: devices.Require = None,
     build: devices.Build = False,
@@ -79,12 +80,14 @@ def bench(
     Examples: deploytool bench artifacts/mixnet_s --batch 1,8 · deploytool bench artifacts/mixnet_s/pack/bundle
     """
     bundle_options: dict[str, object] = {"--require-signature": key, "--require": require, "--build": build or None}
+    bundle_options["--max-latency"] = max_latency
     run_options: dict[str, object] = {"--batch": batch, "--threads": threads, "--device": device}
     run_options |= {"--baseline": baseline, "--compile": torch_compile or None, "--min-speedup": min_speedup}
     if (what / _MANIFEST).exists():
         _refuse(run_options, "a run", f"{what} is a bundle")
         seconds = seconds or arguments.SECONDS.default
-        return devices.forward("bench", Namespace(bundle=what, seconds=seconds, key=key, require=require, build=build))
+        values = Namespace(bundle=what, seconds=seconds, max_latency=max_latency, key=key, require=require, build=build)
+        return devices.forward("bench", values)
     if not runner.stage_directories(what):
         raise BadInput(
             f"{what} holds neither a bundle nor a run",

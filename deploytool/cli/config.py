@@ -27,6 +27,7 @@ except ModuleNotFoundError:  # Python 3.10
     tomllib = None  # type: ignore[assignment]
 
 OWN_FILE, SHARED_FILE = "deploytool.toml", "pyproject.toml"
+DEVICES = "devices"  # a table that is no command: the devices of a fleet
 # options that run code, trust another key or server, or disable encryption
 _UNSAFE = ("trust-code", "require-signature", "key", "plain-http", "ca", "python", "identity", "ssh-config")
 
@@ -99,6 +100,8 @@ def defaults(settings: Settings, context: typer.Context, commands: Iterable[str]
     """
     known = sorted(commands)
     for name, table in settings.tables.items():
+        if name == DEVICES:
+            continue
         if name not in known:
             raise _unknown(settings.file, f"[{name}] is not a command", name, known)
         if not isinstance(table, Mapping):

@@ -37,6 +37,7 @@ Bundle = Annotated[Path, parameter(arguments.BUNDLE)]
 PlainHttp = Annotated[bool, parameter(arguments.PLAIN_HTTP)]
 Require = Annotated[MinimumBackend | None, parameter(arguments.REQUIRE)]
 Build = Annotated[bool, parameter(arguments.BUILD)]
+MaxLatency = Annotated[float | None, parameter(arguments.MAX_LATENCY)]
 Key = Annotated[Path | None, parameter(arguments.KEY)]
 Target = Annotated[str | None, parameter(arguments.TARGET)]
 Timeout = Annotated[float | None, parameter(arguments.TIMEOUT)]
@@ -80,6 +81,6 @@ def _signature_parameter(argument: Argument) -> inspect.Parameter:
     )
 
 
-verify, build, run, install, pull, rollback, pardon = map(
-    _command, ("verify", "build", "run", "install", "pull", "rollback", "pardon")
+verify, build, run, install, pull, status, rollback, pardon = map(
+    _command, ("verify", "build", "run", "install", "pull", "status", "rollback", "pardon")
 )

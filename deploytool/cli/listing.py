@@ -33,7 +33,8 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # heading: commands and their sum
         "diff": "Compare two runs or bundles; fail if a budget is exceeded.",
     },
     "Device": {
-        name: arguments.COMMANDS[name].summary for name in ("verify", "build", "run", "install", "rollback", "pardon")
+        name: arguments.COMMANDS[name].summary
+        for name in ("verify", "build", "run", "install", "status", "rollback", "pardon")
     },
     "Ship": {
         "pack": "Pack a run into a bundle that a device can verify and run.",
@@ -41,6 +42,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {  # heading: commands and their sum
         "push": "Send a bundle to an OCI registry, or write it to one file.",
         "pull": arguments.COMMANDS["pull"].summary,
         "ship": "Send a bundle to a device over SSH and install it there.",
+        "fleet": "Deploy, verify, build and measure on many devices over SSH.",
     },
     "More": {
         "doctor": arguments.COMMANDS["doctor"].summary,

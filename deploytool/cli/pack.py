@@ -9,10 +9,14 @@ from typing import Annotated
 
 import typer
 
+from deploytool.bundle import tool, tool_wheel
+from deploytool.bundle.int8 import choice_lines
 from deploytool.bundle.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
     MAX_MEMORY_MIB,
+    TOOL_FOLDER,
+    Engine,
     Manifest,
     all_files,
     content_digest,
@@ -23,7 +27,7 @@ from deploytool.cli import console, interrupt, summary
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
 from deploytool.host import disk, files, owner
-from deploytool.spec import Options, Stage
+from deploytool.spec import Options, Precision, Stage
 
 
 def pack(
@@ -35,20 +39,31 @@ def pack(
     sequence: Annotated[
         int, typer.Option(min=0, help="Sequence number; a device refuses a bundle with a lower one than it has.")
     ] = 1,
+    with_tool: Annotated[
+        bool, typer.Option("--with-tool", help="Add the wheel of deploytool and a program that installs it offline.")
+    ] = False,
+    wheel: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="With --with-tool: a wheel that the device lacks, such as numpy's; repeat."),
+    ] = None,
 ) -> Outcome:
     """Packs graphs, engines, golden cases and a build recipe into one folder, with the digest of every file.
 
-    The device also needs onnxruntime and deploytool itself, which is not on a package index. Build its wheel in the
-    checkout: `pip wheel --no-deps -w dist .`
+    The device also needs numpy, Pillow, onnxruntime and deploytool itself, which is not on a package index:
+    --with-tool packs it, and --wheel what else the device has not.
 
-    Example: deploytool pack artifacts/shufflenet_g3
+    Example: deploytool pack artifacts/shufflenet_g3 --with-tool --wheel onnxruntime-…-cp310-…_aarch64.whl
     """
     from deploytool.pipeline import runner  # imports numpy
 
     if out and out.exists():
         raise BadInput(f"{out} already exists", "choose another folder with --out")
+    if wheel and not with_tool:
+        raise BadInput("--wheel adds to --with-tool, which was not given", "give both, or leave --wheel out")
+    wheels = tool.wheels(wheel or [])
+    options = Options(sequence=sequence, tool=tool_wheel.digest() if with_tool else "", wheels=wheels)
     with interrupt.sweeping(partial(runner.sweep, run)):
-        artifact = runner.extend(Stage.PACK, Options(sequence=sequence), run)
+        artifact = runner.extend(Stage.PACK, options, run)
     folder = artifact.path.parent
     if out:
         _copy(folder, out)
@@ -101,10 +116,24 @@ def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:
         f"  content {content_digest(manifest)} (engines excluded: the same inputs give the same)",
         f"  digest  {digest} (of every byte)",
     ]
-    engines = [
-        f"  {engine.flavour} {engine.version} for {', '.join(engine.capabilities)}" for engine in manifest.engines
-    ]
-    return [*lines, _memory_line(manifest), *engines]
+    engines = [f"  {_engine_text(engine)}" for engine in manifest.engines]
+    choices = [f"  {line}" for line in choice_lines(manifest.int8_for)]
+    return [*lines, _memory_line(manifest), *engines, *choices, *_tool_lines(folder, manifest)]
+
+
+def _tool_lines(folder: Path, manifest: Manifest) -> list[str]:
+    """The wheels in the bundle, and the command that installs them on the device."""
+    wheels = [Path(file.path).name for file in manifest.tool if file.path.endswith(".whl")]
+    if not wheels:
+        return []
+    installer = folder / TOOL_FOLDER / tool.INSTALLER
+    return [f"  tool    {', '.join(wheels)}; on the device: python3 {installer} ENV"]
+
+
+def _engine_text(engine: Engine) -> str:
+    """An engine and the GPUs that it is for; its precision if that is not FP16."""
+    text = f"{engine.flavour} {engine.version} for {', '.join(engine.capabilities)}"
+    return text if engine.precision is Precision.FP16 else f"{text} in {engine.precision.upper()}"
 
 
 def _memory_line(manifest: Manifest) -> str:

@@ -78,9 +78,13 @@ def _intended(text: str) -> str | None:
     return declaration if is_valid and declaration != text else None
 
 
-def sizes(texts: Sequence[str]) -> dict[str, Range]:
-    """Parses `WORD=SMALLEST:TYPICAL:LARGEST` for each dynamic dimension."""
-    return {word: span(f"--size {word}", text, "=") for word, text in _pairs("--size", texts, "H=8, or H=1:8:32")}
+def sizes(texts: Sequence[str]) -> dict[str, Range | tuple[Range, ...]]:
+    """Parses `WORD=SMALLEST:TYPICAL:LARGEST` for each dynamic dimension; several of one word are its profiles."""
+    found: dict[str, tuple[Range, ...]] = {}
+    for text in texts:
+        ((word, value),) = _pairs("--size", [text], "H=8, or H=1:8:32")
+        found[word] = (*found.get(word, ()), span(f"--size {word}", value, "="))
+    return {word: ranges[0] if len(ranges) == 1 else ranges for word, ranges in found.items()}
 
 
 def arguments(texts: Sequence[str]) -> dict[str, Option]:

@@ -25,7 +25,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 PixelsByInput: TypeAlias = Mapping[str, Pixels]  # of every image input, in the order of the inputs
 _Edges = tuple[tuple[str, bool], ...]
 
-_FURTHER = "further pixels"  # a group of arrays in the file
+_FURTHER, _TIES_BF16 = "further pixels", "ties_bf16"  # groups of arrays in the file
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,10 @@ class Golden:
 
 
 def write(path: Path, golden: Golden) -> None:
-    """Writes the sample as one .npz file, without ties in BF16; equal samples give equal bytes."""
+    """Writes the sample as one .npz file; equal samples give equal bytes."""
     groups = {"input": golden.inputs, "output": golden.outputs, "reference": golden.reference}
     groups |= {"ties32": golden.ties32, "ties16": golden.ties16, _FURTHER: golden.further_pixels}
+    groups |= {_TIES_BF16: golden.ties_bf16}
     for number, edge in enumerate(golden.edges):
         own = {"input": edge.inputs, "output": edge.outputs, "reference": edge.reference}
         groups |= {f"edge {number} {group}": arrays for group, arrays in own.items()}
@@ -160,7 +161,7 @@ def first_pixels(pixels: PixelsByInput, count: int) -> Pixels:
 
 def write_bf16(path: Path, noise: Noise, ties: Arrays) -> None:
     """Writes what is known of a sample in BF16: the noise, with that in BF16, and the ties."""
-    arrays = {f"ties_bf16.{name}": array for name, array in ties.items()}
+    arrays = {f"{_TIES_BF16}.{name}": array for name, array in ties.items()}
     with disk.writing(path):
         np.savez(path, allow_pickle=False, noise=np.array(serde.text(noise)), **arrays)
 
@@ -170,7 +171,7 @@ def with_bf16(sample: Golden, path: Path) -> Golden:
     try:
         with path.open("rb") as opened, _loaded(opened) as file:
             noise = serde.decode(Noise, serde.loads(str(file["noise"])))
-            return replace(sample, noise=noise, ties_bf16=_group(file, "ties_bf16"))
+            return replace(sample, noise=noise, ties_bf16=_group(file, _TIES_BF16))
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -193,6 +194,27 @@ def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
         ) from error
 
 
+def write_answers(path: Path, answers: Arrays) -> None:
+    """Writes what an INT8 graph answers to the golden cases, as quantised; equal answers give equal bytes."""
+    with disk.writing(path):
+        np.savez(path, allow_pickle=False, **{f"output.{name}": array for name, array in answers.items()})
+
+
+def read_answers(path: Path) -> Arrays:
+    """The answers in a file that `write_answers` wrote; raises BadInput if it holds none."""
+    with path.open("rb") as opened:
+        return parse_answers(opened, path)
+
+
+def parse_answers(opened: BinaryIO, path: Path) -> Arrays:
+    """The answers in an open file that `write_answers` wrote; raises BadInput if it holds none."""
+    try:
+        with _loaded(opened) as file:
+            return _group(file, "output")
+    except Exception as error:
+        raise _no_sample(path, error) from error
+
+
 def read(path: Path) -> Golden:
     """The sample in a file; raises BadInput if it holds none."""
     try:
@@ -212,7 +234,7 @@ def parse(opened: BinaryIO, path: Path) -> Golden:
             edge_names = serde.decode(_Edges, serde.loads(str(file["edges"]))) if "edges" in file else ()
             edges = tuple(_edge(file, number, *each) for number, each in enumerate(edge_names))
             parts = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
-            grouped = (_group(file, group) for group in ("ties32", "ties16", _FURTHER))
+            grouped = (_group(file, group) for group in ("ties32", "ties16", _FURTHER, _TIES_BF16))
             return Golden(file["pixels"], *parts, *grouped)
     except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise _no_sample(path, error) from error

@@ -70,7 +70,7 @@ def _class_shares(subject: str, top1: float | None, top5: float | None) -> Itera
 
 
 def _speed(speed: Speed) -> Iterator[Figure]:
-    subject = f"{speed.stage}/{speed.file}"
+    subject = runners.artifact(speed.stage, speed.file, speed.runner)
     if speed.latency_ms is not None:
         yield "p50", subject, Value(speed.latency_ms)
     if speed.ratio is not None:

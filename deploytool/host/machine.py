@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 _DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+VNNI = ("avx512_vnni", "avx_vnni")  # features of x86 processors that add INT8 products in 32 bits; one is enough
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute values of the CUDA driver API
 
 
@@ -80,15 +81,24 @@ def cpu() -> str:
 
 
 @cache
-def saturates_int8() -> bool:
-    """Whether sums of INT8 products may saturate at 16 bits: on x86 processors without VNNI, or if that is unknown."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
+def int8_features() -> tuple[str, ...]:
+    """Which of `VNNI` this processor has, sorted; none if that is unknown, or if it is no x86 processor."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return True
-    return not re.search(r"^flags\s*:.*\bavx(512)?_vnni\b", text, re.MULTILINE)
+        return ()
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return tuple(sorted(set(VNNI).intersection(flags[1].split()))) if flags else ()
+
+
+def is_x86() -> bool:
+    """Whether this processor is an x86 of 64 bits."""
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def saturates_int8() -> bool:
+    """Whether sums of INT8 products may saturate at 16 bits: on x86 processors without VNNI, or if that is unknown."""
+    return is_x86() and not int8_features()
 
 
 def processors() -> int:

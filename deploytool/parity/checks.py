@@ -25,7 +25,7 @@ from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, ToleranceAt
 from deploytool.results import verdict
-from deploytool.results.artifact import Artifact, Kind, engine_graph
+from deploytool.results.artifact import Artifact, Kind, engine_graph, openvino_graph
 from deploytool.results.report import Check, Comparison, Engine, Tolerance
 from deploytool.spec import Job, Precision, Range, Stage, Status
 
@@ -150,22 +150,36 @@ def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
 def int8_comparisons(given: StageInputs) -> list[PlannedComparison]:
     """The INT8 graph on the CPU, as quantised and in the kernels of each runtime that is installed, and its engines.
 
-    No tolerance applies to them: they are judged by a metric.
+    Where there are engines, the graph that they are built from follows, as quantised. No tolerance applies to any of
+    them: they are judged by a metric.
     """
     before, steps = given.fp32_graph().made_by, []
+    engines = [engine for engine in build_notes(given) if engine.precision is Precision.INT8]
     for artifact in given.chain(Kind.INT8_GRAPH):
         for runner in (_INT8_EMULATION, "onnxruntime", *(["openvino"] if machine.version("openvino") else [])):
             start = partial(load_backend(runner).start, artifact.path, "cpu")
             steps.append(
                 PlannedComparison(artifact.made_by, artifact.path.name, runner, "cpu", before, start, artifact.path)
             )
-    engines = (engine for engine in build_notes(given) if engine.precision is Precision.INT8)
+        if engines:
+            path, runner = engine_graph(artifact.path), _INT8_EMULATION
+            start = partial(load_backend(runner).start, path, "cpu")
+            steps.append(PlannedComparison(artifact.made_by, path.name, runner, "cpu", before, start, path))
     return [*steps, *(_engine_step(engine, given, before) for engine in engines)]
+
+
+def openvino_step(given: StageInputs) -> PlannedComparison:
+    """The FP32 graph that is fastest in OpenVINO, there."""
+    artifact = given.fp32_graph()
+    path = openvino_graph(artifact.path) or artifact.path
+    start = partial(load_backend("openvino").start, path, "cpu")
+    return PlannedComparison(artifact.made_by, path.name, "openvino", "cpu", artifact.made_by, start, path)
 
 
 def _engine_step(engine: Engine, given: StageInputs, before: Stage) -> PlannedComparison:
     artifact = given.latest(Kind.ENGINE)
-    start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour)
+    weights = given.latest(Kind.GRAPH).path if engine.stripped else None
+    start = partial(tensorrt.start, artifact.path.with_name(engine.file), "cuda", engine.flavour, weights)
     runs_here = tensorrt.is_for_this_gpu(engine.flavour, engine.capabilities)
     status = Status.MEASURED if runs_here else Status.BUILT_NOT_RUN
     step = PlannedComparison(artifact.made_by, engine.file, engine.flavour, "cuda", before, start, status=status)

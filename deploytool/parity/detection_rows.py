@@ -69,15 +69,16 @@ def with_rows(
     """The noise with the rows, and the largest share of swapped ones in perturbed FP32 and FP16 answers."""
     if rows is None:
         return noise
-    return replace(noise, rows=rows, swapped32=_swapped(single, truth, rows), swapped16=_swapped(half, truth, rows))
+    return replace(noise, rows=rows, swapped32=swapped(single, truth, rows), swapped16=swapped(half, truth, rows))
 
 
 def with_bf16_swaps(noise: Noise, runs: Sequence[Arrays | None], truth: Arrays) -> Noise:
     """The noise with the largest share of swapped rows in perturbed BF16 answers."""
-    return replace(noise, swapped_bf16=_swapped(runs, truth, noise.rows)) if noise.rows else noise
+    return replace(noise, swapped_bf16=swapped(runs, truth, noise.rows)) if noise.rows else noise
 
 
-def _swapped(runs: Sequence[Arrays | None], truth: Arrays, rows: DetectionRows) -> float:
+def swapped(runs: Sequence[Arrays | None], truth: Arrays, rows: DetectionRows) -> float:
+    """The largest share of swapped rows in perturbed answers."""
     return max((_by_most(run, truth, rows).swapped for run in runs if run and fit(rows, run, truth)), default=0.0)
 
 

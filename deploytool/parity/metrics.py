@@ -67,6 +67,7 @@ RULES: Mapping[Precision, Rule] = {
     Precision.FP32: Rule(MARGIN32, Floor(2.0**-24, 2.0**-26), COARSEST),
     Precision.FP16: Rule(MARGIN16, Floor(2.0**-11, 2.0**-13), COARSEST),
     Precision.BF16: Rule(MARGIN16, Floor(2.0**-8, 2.0**-10), 8 * COARSEST),
+    Precision.INT8: Rule(MARGIN16, Floor(2.0**-8, 2.0**-11), 1.0),  # noise of the kernels, not of the quantisation
 }
 
 
@@ -110,6 +111,30 @@ def _limits(noise: Noise, precision: Precision, requested: Mapping[str, float]) 
     whole = tolerance(getattr(noise, precision))
     figures = {field.name: getattr(whole, field.name) for field in fields(Tolerance)}
     return Limits(**figures, parts=tuple(map(limit, noise.parts)), rows=rows)
+
+
+def int8_limits(
+    floors: Sequence[tuple[OutputPart, Floor]], rows: DetectionRows | None = None, swapped: float = 0.0
+) -> Limits:
+    """The tolerances of an INT8 graph against its own answers as quantised, from how far sound kernels move each part.
+
+    For labels the floor is the share of elements that differ; `swapped` is that of the detections.
+    """
+    rule = RULES[Precision.INT8]
+
+    def limit(part: OutputPart, floor: Floor) -> Limit:
+        if not part.labels:
+            return Limit(part, _tolerance(floor, rule, None))
+        equal = max(0.0, 1 - rule.margin.max_error * floor.max_error)
+        return Limit(part, replace(_tolerance(Floor(0.0, 0.0), rule, None), equal=equal))
+
+    parts = tuple(limit(part, floor) for part, floor in floors)
+    measured = [floor for part, floor in floors if not part.labels]
+    largest = Floor(max((f.max_error for f in measured), default=0.0), max((f.rms for f in measured), default=0.0))
+    whole = _tolerance(largest, rule, None)
+    figures = {field.name: getattr(whole, field.name) for field in fields(Tolerance)}
+    moved_rows = replace(rows, swapped=rule.margin.max_error * swapped) if rows else None
+    return Limits(**figures, parts=parts, rows=moved_rows)
 
 
 def _tolerance(noise: Floor, rule: Rule, requested: float | None) -> Tolerance:

@@ -29,8 +29,8 @@ def noise(
     perturbations = tuple(
         Perturbation(
             part,
-            _larger(_floor(single, truth, part), _floor(ordered, reference, part), share),
-            _floor(half, truth, part),
+            _larger(floor(single, truth, part), floor(ordered, reference, part), share),
+            floor(half, truth, part),
         )
         for part in parts
     )
@@ -41,7 +41,7 @@ def noise(
 
 def with_bf16(noise: Noise, runs: Sequence[Arrays], truth: Arrays) -> Noise:
     """The noise with that of perturbed BF16 answers `runs` to cases whose FP64 answers are `truth`."""
-    floors = [_floor(runs, truth, perturbation.part) for perturbation in noise.parts]
+    floors = [floor(runs, truth, perturbation.part) for perturbation in noise.parts]
     parts = tuple(replace(each, bf16=floor) for each, floor in zip(noise.parts, floors, strict=True))
     return replace(noise, bf16=_max(floors), parts=parts)
 
@@ -75,7 +75,7 @@ def _max(floors: Sequence[Floor]) -> Floor:
     return Floor(max(floor.max_error for floor in floors), max(floor.rms for floor in floors))
 
 
-def _floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
+def floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
     """The largest errors of a part over all perturbed answers, at most 1.
 
     Answers that overflow are left out: an overflow is not noise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,13 +33,24 @@ class Corner:
     answers: Arrays
 
 
-def draw(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
+def draw(
+    model: Model,
+    sizes: Mapping[str, Range],
+    source: Callable[..., Arrays],
+    profiles: Sequence[Mapping[str, Range]] = (),
+) -> list[Corner]:
     """A corner for every combination of smallest and largest sizes except the batch; none if no size is free.
 
-    One more corner lies inside all ranges, at sizes divisible by as little as the source accepts.
+    One more corner lies inside all ranges, at sizes divisible by as little as the source accepts. With several
+    profiles, the corners are those of each: an engine takes no other sizes.
     """
     if not sizes:
         return []
+    drawn = [corner for profile in profiles or (sizes,) for corner in _of_profile(model, profile, source)]
+    return [*{corner.name: corner for corner in drawn}.values()]
+
+
+def _of_profile(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
     ends = [sorted({(name, limits.smallest), (name, limits.largest)}) for name, limits in sorted(sizes.items())]
     corners = [_corner(model, dict(chosen), source) for chosen in itertools.product(*ends)]
     for chosen in _inside(sizes):

@@ -9,32 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
-from deploytool.data.preprocess import CROP
+from deploytool.builder_settings import LEAST_LEVEL, MOST_LEVEL, USUAL_LEVEL
+from deploytool.pipeline.declaration import Declaration
+from deploytool.pipeline.model_options import ModelOptions, Span
 from deploytool.pipeline.recipe import ENDS, FP16
 from deploytool.rewrites import recipes
 from deploytool.spec import (
     AUTO,
     NEWEST_OPSET,
     OLDEST_OPSET,
-    ImageSize,
     Option,
     Options,
     Precision,
-    Preprocessing,
-    Range,
     StrEnum,
     Task,
-    Tensor,
 )
 
-Span: TypeAlias = Range | int | tuple[int, int, int]  # one size, or (smallest, typical, largest)
-Inputs: TypeAlias = Sequence[Tensor | tuple[int | str, ...]]
-
-_MODEL, _PREPROCESSING, _CONVERSION = "Model", "Preprocessing", "Conversion"
-_ENGINES, _CHECKS, _RUN = "TensorRT engines", "Checks", "Run and bundle"
-_METRIC = "Task and metric"
+_CONVERSION, _ENGINES, _CHECKS = "Conversion", "TensorRT engines", "Checks"
+_METRIC, _RUN = "Task and metric", "Run and bundle"
 
 
 class Io(StrEnum):
@@ -50,26 +44,8 @@ class Io(StrEnum):
         return Precision.FP16 if self is Io.FP16 else Precision.FP32
 
 
-@dataclass(frozen=True)
-class Declaration:
-    """What an option declares beside its name, type and default.
-
-    `flag` is its name on the command line, by default the name of the field. `usual` describes
-    the default where it is None. `least` and `most` are inclusive bounds of a number.
-    """
-
-    group: str
-    help: str
-    metavar: str | None = None
-    flag: str | None = None
-    choices: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
-    usual: str | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(ModelOptions):
     """The options of an export, before defaults are filled in.
 
     An entry of `inputs` is a `Tensor` or a shape without the batch: `(3, 224, 224)`; a word in it is a dynamic
@@ -80,117 +56,6 @@ class ExportOptions:
     the defaults of `images`, `faults`, `seconds` and `rewrite`.
     """
 
-    seed: Annotated[int, Declaration(_MODEL, "Seed of random weights and of the golden images.", least=0)] = 0
-    weights: Annotated[
-        str | Path | None, Declaration(_MODEL, "A checkpoint: .safetensors, .pth or .pt.", metavar="FILE")
-    ] = None
-    trust_code: Annotated[bool, Declaration(_MODEL, "Load checkpoints that can run code.")] = False
-    inputs: Annotated[
-        Inputs,
-        Declaration(
-            _MODEL,
-            "An input without its batch: [NAME=]3x224x224[:DTYPE[:BELOW]], with mask or range for BELOW; "
-            "NAME=:DTYPE is one number per case; NAME.0 and NAME.1 form a list.",
-            metavar="SHAPE",
-            flag="input",
-        ),
-    ] = ()
-    sizes: Annotated[
-        Mapping[str, Span] | None,
-        Declaration(_MODEL, "The range of a dynamic dimension of an input.", metavar="WORD=RANGE", flag="size"),
-    ] = None
-    outputs: Annotated[
-        str | Sequence[str],
-        Declaration(
-            _MODEL, "Outputs to export, separated by commas; by default all of them.", metavar="NAME,…", flag="output"
-        ),
-    ] = ()
-    arguments: Annotated[
-        Mapping[str, Option] | None,
-        Declaration(_MODEL, "An argument of the model's factory.", metavar="NAME=VALUE", flag="arg"),
-    ] = None
-    forward: Annotated[
-        Mapping[str, Option] | None,
-        Declaration(
-            _MODEL, "An argument of the model's forward that is no input, such as a flag.", metavar="NAME=VALUE"
-        ),
-    ] = None
-    preprocess: Annotated[
-        str | None,
-        Declaration(
-            _PREPROCESSING, "A preset for preprocessing: imagenet, or none for pixels from 0 to 255.", metavar="NAME"
-        ),
-    ] = None
-    mean: Annotated[
-        float | Sequence[float] | None,
-        Declaration(
-            _PREPROCESSING, "The mean to subtract from scaled pixels: one number, or one per channel.", metavar="N,…"
-        ),
-    ] = None
-    std: Annotated[
-        float | Sequence[float] | None,
-        Declaration(
-            _PREPROCESSING, "The standard deviation to divide by: one number, or one per channel.", metavar="N,…"
-        ),
-    ] = None
-    scale: Annotated[
-        float | None,
-        Declaration(
-            _PREPROCESSING, "The factor that pixels from 0 to 255 are multiplied by.", metavar="N", usual="1/255"
-        ),
-    ] = None
-    channels: Annotated[
-        str | None,
-        Declaration(_PREPROCESSING, "The order of the colour channels: RGB or BGR.", metavar="ORDER", usual="RGB"),
-    ] = None
-    resize: Annotated[
-        ImageSize | None,
-        Declaration(
-            _PREPROCESSING,
-            "Resize images to this shorter side or HEIGHTxWIDTH; none leaves their size.",
-            metavar="SIZE",
-        ),
-    ] = None
-    crop: Annotated[
-        ImageSize | None,
-        Declaration(
-            _PREPROCESSING, "Crop the centre of images to SIDE or HEIGHTxWIDTH; none crops nothing.", metavar="SIZE"
-        ),
-    ] = None
-    fit: Annotated[
-        str | None,
-        Declaration(
-            _PREPROCESSING,
-            "How images get the input's size: crop cuts; letterbox and letterbox-corner pad; within keeps the ratio.",
-            metavar="NAME",
-            usual=CROP,
-        ),
-    ] = None
-    pad: Annotated[
-        int | None,
-        Declaration(
-            _PREPROCESSING,
-            "The value of padding, before scale, mean and std.",
-            metavar="N",
-            least=0,
-            most=255,
-            usual=str(Preprocessing.pad),
-        ),
-    ] = None
-    interpolation: Annotated[
-        str | None,
-        Declaration(
-            _PREPROCESSING,
-            "How to resize: nearest, bilinear, bicubic, area, lanczos, or opencv for cv2.INTER_LINEAR.",
-            metavar="NAME",
-        ),
-    ] = None
-    layout: Annotated[
-        str | None,
-        Declaration(
-            _PREPROCESSING, "The layout of the input: NCHW, or NHWC for channels last.", metavar="ORDER", usual="NCHW"
-        ),
-    ] = None
     to: Annotated[
         str,
         Declaration(
@@ -282,6 +147,41 @@ class ExportOptions:
     batch: Annotated[
         Span, Declaration(_ENGINES, "Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.", metavar="RANGE")
     ] = Options.batch
+    workspace: Annotated[
+        int | None,
+        Declaration(
+            _ENGINES,
+            "MiB of scratch memory that a layer of an engine may use, also when it runs.",
+            metavar="MIB",
+            least=1,
+            usual="all of the GPU",
+        ),
+    ] = None
+    builder_memory: Annotated[
+        int | None,
+        Declaration(
+            _ENGINES,
+            "MiB of the GPU that kernels may take while a build tries them.",
+            metavar="MIB",
+            least=1,
+            usual="TensorRT's own",
+        ),
+    ] = None
+    optimization_level: Annotated[
+        int | None,
+        Declaration(
+            _ENGINES,
+            "How long TensorRT searches for kernels; TensorRT-RTX takes it without effect.",
+            metavar="N",
+            least=LEAST_LEVEL,
+            most=MOST_LEVEL,
+            usual=str(USUAL_LEVEL),
+        ),
+    ] = None
+    strip_weights: Annotated[
+        bool,
+        Declaration(_ENGINES, "Leave the weights out of engines of the full TensorRT; a bundle has them in its graph."),
+    ] = False
     quick: Annotated[
         bool, Declaration(_CHECKS, "Check parity on four images only; plant no faults and measure no speed.")
     ] = False

@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from deploytool import runtimes, serde
 from deploytool.errors import BadInput
 from deploytool.host import exception_text
 from deploytool.loading import shards
 from deploytool.pipeline import option_types
-from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Inputs, Io, Span
+from deploytool.pipeline.export_options import DECLARATIONS, TYPES, ExportOptions, Io
+from deploytool.pipeline.model_options import Inputs, Span
 from deploytool.pipeline.recipe import ONNX
 from deploytool.spec import (
     AUTO,
@@ -139,8 +140,11 @@ def size_range(name: str, span: Span) -> Range:
     return Range(smallest, typical, largest)
 
 
-def sizes(spans: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Range]:
-    """The range of every dynamic dimension but the batch; raises BadInput if one is missing or unknown."""
+def sizes(spans: Mapping[str, Span | Sequence[Range]], inputs: Sequence[Tensor]) -> dict[str, Range]:
+    """The range of every dynamic dimension but the batch, that of all profiles together.
+
+    The typical size is that of the first profile. Raises BadInput if a dimension is missing or unknown.
+    """
     dynamic = {side for tensor in inputs for side in tensor.shape[1:] if isinstance(side, str)}
     for word in sorted(dynamic - set(spans)):
         remedy = f"give its range: --size {word}=SMALLEST:TYPICAL:LARGEST"
@@ -152,7 +156,41 @@ def sizes(spans: Mapping[str, Span], inputs: Sequence[Tensor]) -> dict[str, Rang
     for word in sorted(set(spans) - dynamic):
         remedy = f"dynamic dimensions are: {', '.join(sorted(dynamic)) or 'none'}"
         raise BadInput(f"no input has a dynamic dimension {word}", remedy)
-    return {word: size_range(f"--size {word}", span) for word, span in spans.items()}
+    return {word: _hull(_ranges(word, span)) for word, span in spans.items()}
+
+
+def profiles(spans: Mapping[str, Span | Sequence[Range]]) -> tuple[dict[str, Range], ...]:
+    """The optimization profiles of dimensions with several ranges: the first range of each, the second, and so on.
+
+    A dimension with one range has it in every profile; without several ranges there are no profiles. Raises BadInput
+    for dimensions with different numbers of them.
+    """
+    ranges = {word: _ranges(word, span) for word, span in spans.items()}
+    counts = {len(each): word for word, each in ranges.items() if len(each) > 1}
+    if len(counts) > 1:
+        (few, one), (many, other) = sorted(counts.items())
+        problem = f"--size gives {few} ranges of {one} and {many} of {other}"
+        raise BadInput(problem, "give as many of each, or a single one: the first of each form the first profile")
+    if not counts:
+        return ()
+    (count,) = counts
+    return tuple({word: each[index if len(each) > 1 else 0] for word, each in ranges.items()} for index in range(count))
+
+
+def _ranges(word: str, spans: Span | Sequence[Range]) -> tuple[Range, ...]:
+    """The ranges of a dimension: one, or one for each profile."""
+    several = () if isinstance(spans, (Range, int)) else tuple(each for each in spans if isinstance(each, Range))
+    if several:
+        return tuple(size_range(f"--size {word}", each) for each in several)
+    if not isinstance(spans, (Range, int)) and not spans:
+        raise BadInput(f"--size {word} has no range", "write SMALLEST:TYPICAL:LARGEST, each at least 1: 1:8:32")
+    return (size_range(f"--size {word}", cast("Span", spans)),)
+
+
+def _hull(ranges: Sequence[Range]) -> Range:
+    """The range from the smallest to the largest size of all."""
+    smallest, largest = min(each.smallest for each in ranges), max(each.largest for each in ranges)
+    return Range(smallest, ranges[0].typical, largest)
 
 
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -222,15 +260,25 @@ def combinations(options: ExportOptions) -> None:
         if unused := [option for option, is_given in given.items() if is_given]:
             problem = f"{unused[0]} is for the FP16 graph, which --to onnx leaves out"
             raise BadInput(problem, f"leave out --to onnx, or {unused[0]}")
-    if int8 and not options.calibration:
-        problem = f"--precision {Precision.INT8} needs inputs to measure the ranges of values on, and none are given"
-        raise BadInput(problem, "add --calibration DIR with photographs other than those of --data")
     if unused := [name for name in ("calibration", "keep") if getattr(options, name) and not int8]:
         problem = f"--{unused[0]} is for INT8, which is not made"
         raise BadInput(problem, f"add --precision {Precision.INT8}, or leave --{unused[0]} out")
     if options.sequence != Options.sequence and not options.pack:
         problem = f"--sequence {options.sequence} is for a bundle, and none is packed"
         raise BadInput(problem, "add --pack, or give --sequence to `deploytool pack`")
+
+
+def quantisation(options: ExportOptions, model: Model) -> None:
+    """Raises BadInput for INT8 without calibration data, and for any of a given graph that is quantised already."""
+    if Precision.INT8 not in precisions(options.precision):
+        return
+    if model.given is not None and model.given.quantised:
+        if unused := [name for name in ("calibration", "keep") if getattr(options, name)]:
+            problem = f"{model.factory} is quantised already and is judged as it is, so --{unused[0]} does not apply"
+            raise BadInput(problem, f"leave --{unused[0]} out")
+    elif not options.calibration:
+        problem = f"--precision {Precision.INT8} needs inputs to measure the ranges of values on, and none are given"
+        raise BadInput(problem, "add --calibration DIR with photographs other than those of --data")
 
 
 def opset(options: ExportOptions, model: Model) -> int:

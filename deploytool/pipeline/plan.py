@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool import targets as targets_table
+from deploytool.builder_settings import BuilderSettings
 from deploytool.data import class_names, inputs_file, items, pixel_inputs
 from deploytool.data import preprocess as data_preprocess
 from deploytool.data.preprocess import StatedPreprocessing
@@ -75,9 +76,11 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
         raise BadInput("--data and --inputs are mutually exclusive", "leave one of them out")
     golden = checks.file(Path(requested.golden_inputs)) if requested.golden_inputs else None
     definition = _definition(model, requested, golden)
+    checks.quantisation(requested, definition)
     if definition.given is not None:
         definition = given_graph.settle(definition, requested)
-    sizes = checks.sizes({**_default_sizes(definition), **(requested.sizes or {})}, definition.inputs)
+    stated = {**_default_sizes(definition), **(requested.sizes or {})}
+    sizes, profiles = checks.sizes(stated, definition.inputs), checks.profiles(stated)
     resolve = pixel_inputs.resolve if requested.io == Io.UINT8 else data_preprocess.resolve
     definition = resolve(definition, _stated_preprocessing(requested), sizes)
     if definition.normalised and golden:
@@ -86,13 +89,15 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     measured = metric_options.settle(requested, definition)
     definition = measured.of(definition)
     options = _resolve(requested, definition, golden, sizes, _plan_engines(requested, definition), measured)
+    options = replace(options, builder=replace(options.builder, profiles=profiles))
     if options.min_speedup is not None and not options.seconds:
         raise BadInput("--min-speedup needs a speed measurement, which is off", "leave out --quick, or give --seconds")
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
     if requested.junit:
         checks.output_file("--junit", Path(requested.junit), home)
     precisions = checks.precisions(requested.precision)
-    recipe = recipe_for(options, requested.to, factory.kind(definition.factory), precisions)
+    kind, is_quantised = factory.kind(definition.factory), definition.given is not None and definition.given.quantised
+    recipe = recipe_for(options, requested.to, kind, precisions, quantised=is_quantised)
     plan = Plan(definition, options, recipe, home, requested.require, requested.pack)
     memory_estimate.check_sizes(definition, options)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
@@ -165,6 +170,8 @@ def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...
         raise BadInput(
             "engines and bundles need the FP16 graph, which --to onnx omits", "leave out --to onnx, or --trt and --pack"
         )
+    if requested.strip_weights:
+        targets_table.check_stripping(decisions)
     for precision in checks.precisions(requested.precision):
         targets_table.check_precision(decisions, precision)
     if decisions:
@@ -206,6 +213,10 @@ def _resolve(
         keep=checks.kept("--keep", requested.keep),
         targets=decisions,
         engines=targets_table.engines(decisions),
+        builder=BuilderSettings(
+            *(requested.workspace, requested.builder_memory, requested.optimization_level),
+            stripped=requested.strip_weights,
+        ),
         runner=requested.runner,
         tolerance=checks.tolerance(requested.tolerance or {}),
         faults=checks.value_or(requested.faults, effort.faults),

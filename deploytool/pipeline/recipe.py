@@ -24,10 +24,12 @@ def recipe_for(
     to: str = FP16,
     source: SourceKind = SourceKind.CODE,
     precisions: Collection[Precision] = (Precision.FP16,),
+    *,
+    quantised: bool = False,
 ) -> tuple[Stage, ...]:
     """The stages up to `to`, one of `ENDS`, and engines if there are any, without stages that have nothing to do.
 
-    `precisions` are those of graphs beside FP32 and FP16.
+    `precisions` are those of graphs beside FP32 and FP16. `quantised` says that the source has its own ranges for INT8.
     """
     idle = set(_BEYOND_ONNX) if to == ONNX else set[Stage]()
     idle |= _ONLY_FOR_CODE if source is SourceKind.GRAPH else set()
@@ -35,5 +37,6 @@ def recipe_for(
     idle |= {Stage.FAULTS} if not options.faults else set()
     judged = options.metric or Precision.INT8 in precisions  # without a metric, by agreement with the source
     idle |= {Stage.METRIC} if not judged else set()
+    idle |= {Stage.CALIBRATE} if quantised else set()
     idle |= {stage for precision, stages in _OF_PRECISION.items() for stage in stages if precision not in precisions}
     return tuple(stage for stage in _STAGES if stage not in idle)

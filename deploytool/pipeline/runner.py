@@ -329,6 +329,7 @@ def _make(stage: Stage, job: Job, staged: Staging, key: str, artifacts: Sequence
     kind, inputs = STAGES[stage].produces, _inputs(stage, artifacts)
     with staged.stage_directory(stage) as directory, disk.writing(directory, named=staged.home / stage):
         start = time.perf_counter()
+        job = replace(job, earlier=tuple(map(str, staged.sources(stage))))
         notes = _run_stage(stage, job, directory / kind.value, inputs)
         memory.release_unused()
         seconds = round(time.perf_counter() - start, 3)

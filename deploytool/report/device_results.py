@@ -17,8 +17,11 @@ from deploytool.spec import Stage
 FOLDER = "devices"
 
 
-def store(home: Path, document: Path) -> Path:
-    """Copies a device result into the run's folder; raises BadInput if it is malformed or about another bundle."""
+def store(home: Path, document: Path, name: str = "") -> Path:
+    """Copies a device result into the run's folder; raises BadInput if it is malformed or about another bundle.
+
+    The file is named after the device, by default after its machine.
+    """
     result = sides.read_verification(document)
     digest = _bundle_digest(home)
     if result.digest != digest:
@@ -26,7 +29,7 @@ def store(home: Path, document: Path) -> Path:
             f"name the run that the bundle was packed from; the bundle of this run has digest {(digest or 'none')[:12]}"
         )
         raise BadInput(f"{document} is about another bundle (digest {result.digest[:12]})", remedy)
-    path = home / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', result.machine).strip('_') or 'device'}.json"
+    path = home / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', name or result.machine).strip('_') or 'device'}.json"
     path.parent.mkdir(exist_ok=True)
     files.publish(path, document.read_bytes())
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deploytool.bundle import int8_choice
 from deploytool.host import files
 from deploytool.report import (
     changed_options,
@@ -87,7 +88,7 @@ def render(run: RunData) -> str:
             failure_location=tiles.failure_location(run),
             artifacts=tiles.artifact_sentence(run),
             speeds=list(timings.speed_rows(report)),
-            gains=verdict.int8_gain_lines(report),
+            gains=(*verdict.int8_gain_lines(report), *(f"In a bundle {line}" for line in int8_choice.lines(report))),
             latencies=list(timings.bench_rows(run.bench)) if run.bench else [],
             agreements=[
                 (rows.label(comparison), comparison.agreement, comparison.accuracy)

@@ -13,6 +13,7 @@ from deploytool.spec import Stage
 
 Notes = Mapping[str, Json]  # the list under "remarks" is repeated in the report
 OPTIMISED = "optimised"  # note of an FP16 graph: whether ONNX Runtime can optimise it
+LIMITS = "limits"  # note of INT8 graphs: by file, how far kernels may be from its answers as quantised
 REASON = "reason"  # note that says why a stage made no file
 
 PAGE = "report.html"  # file name of the report page in a run folder
@@ -39,6 +40,8 @@ class Kind(str, Enum):
 ENGINE_RANGES = "engine_ranges.npz"  # optional file beside ranges: those of the form that engines are made from
 ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16 and engines are made from
 
+INT8_ANSWERS = "int8_answers.npz"  # files beside an INT8 graph: what it and the one for engines answer as quantised
+ENGINE_ANSWERS = "engine_answers.npz"
 BF16_NOISE = "noise.npz"  # file beside a BF16 graph: what the golden data is in BF16, the noise and the ties
 OPENVINO_GRAPH = "openvino.onnx"  # optional file beside a graph: the form that is fastest in OpenVINO
 

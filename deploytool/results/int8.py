@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from deploytool.results.quantization import QuantizedTensor
 
+AS_GIVEN, OWN_RANGES = "as given", "ranges of the file"  # form and method of a graph that came with its Q/DQ nodes
+
 
 @dataclass(frozen=True)
 class Int8Graph:
@@ -46,6 +48,8 @@ class Int8Graph:
 class Int8:
     """The INT8 graphs of a run, the number of calibration cases, and the nodes kept out of INT8 by request.
 
+    There are no calibration cases for a graph that came with its Q/DQ nodes.
+
     `noisiest` are the tensors of the graph for CPUs with the least signal-to-quantisation-noise ratio on the golden
     cases, the worst first.
     """
@@ -54,3 +58,8 @@ class Int8:
     graphs: tuple[Int8Graph, ...]
     kept: tuple[str, ...] = ()
     noisiest: tuple[QuantizedTensor, ...] = ()
+
+    @property
+    def as_given(self) -> bool:
+        """Whether the graph came with its Q/DQ nodes."""
+        return not self.cases

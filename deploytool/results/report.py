@@ -205,7 +205,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gain:
-    """How many times as fast an INT8 graph is as the FP32 graph in ONNX Runtime, with its 95 % interval."""
+    """How many times as fast an artifact is as another, such as INT8 as the FP32 graph in ONNX Runtime.
+
+    [`low`, `high`] is the 95 % interval.
+    """
 
     value: float
     low: float
@@ -219,6 +222,8 @@ class Speed:
     Latencies are medians in milliseconds for one batch; `ratio` is the baseline's latency over the artifact's, with the
     bounds `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the
     artifact was not measured, or why there is no verdict. `gain` is that of an INT8 graph, from the same rounds.
+    `own_gain` is that over what the same runtime runs otherwise: the FP32 graph that is best in it, or for an engine in
+    INT8 or BF16 the FP16 engine of the same plan.
     """
 
     stage: Stage
@@ -233,6 +238,7 @@ class Speed:
     verdict: SpeedVerdict | None = None
     reason: str = ""
     gain: Gain | None = None
+    own_gain: Gain | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -269,7 +275,7 @@ class Engine:
 
     Without `capabilities` it is for those that the builder covers by default. `layers` counts the layers of the network
     by output type; `seconds` is the build time; `precision` is that of the graph it was built from; `kernels` are those
-    that the build log lists, None where it lists none.
+    that the build log lists, None where it lists none; `stripped` says that its weights are only in its graph.
     """
 
     file: str
@@ -281,6 +287,7 @@ class Engine:
     seconds: float
     precision: Precision = field(default=Precision.FP16, metadata=ADDED)
     kernels: int | None = field(default=None, metadata=ADDED)
+    stripped: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ _REDUCE_NOISE = (
     "or rewrite subtractions of nearly equal values and divisions by small values"
 )
 KEEP_FP32_OPTION = "--keep-fp32 auto"  # helps if the range or the resolution of FP16 is too small for a model
-_NOT_SHIPPED = (Stage.TORCHSCRIPT, Stage.INT8, Stage.BUILD)  # no bundle has them, or an engine is there instead
+_NOT_SHIPPED = (Stage.TORCHSCRIPT, Stage.INT8, Stage.BUILD)  # not in a bundle, or another may serve in its place
 _COARSE = 512.0  # from here on the FP16 step is 0.5 or more
 _LARGEST = 1e38  # replaces infinity, which JSON does not have
 
@@ -223,7 +223,7 @@ def int8_gain_lines(report: Report) -> tuple[str, ...]:
         name, interval = runners.artifact(speed.stage, speed.file, speed.runner), speed.gain
         times = f"{interval.value:.2f}× ({interval.low:.2f}–{interval.high:.2f}) the speed of FP32 in ONNX Runtime"
         if speed.verdict is SpeedVerdict.NO_VERDICT:
-            times = str(SpeedVerdict.NO_VERDICT)
+            times = f"{SpeedVerdict.NO_VERDICT} on its speed against FP32"
         elif interval.low <= 1:
             times = f"no gain, {times}"
         lines.append(f"{name}: {times}")

@@ -58,7 +58,9 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
         GivenTensor(value.name, batch_axis.of_output(known, batch_names), half=_is_half(value))
         for value, known in zip(model.graph.output, declared_outputs, strict=True)
     )
-    graph = GivenGraph(given, outputs, batch, structure.opset(model, str(path)), widening.is_half(model))
+    opset, half = structure.opset(model, str(path)), widening.is_half(model)
+    quantised = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    graph = GivenGraph(given, outputs, batch, opset, half, quantised)
     stated = _with_declared(inputs, given, declared, str(path))
     return Model(name, str(path), inputs=stated, outputs=(), preprocessing=Preprocessing(assumed=True), given=graph)
 
