@@ -251,8 +251,10 @@ PIPES = {
     "provider_worker.py",
     "tensorrt_worker.py",
     "ssh_receiver.py",
+    "agent.py",
     "interrupt.py",
-}  # they use os.write: to a parent process, or for a constant message on an interrupt
+    "tool_installer.py",
+}  # they use os.write: to a parent process, escaped by themselves, or for a constant message on an interrupt
 
 
 def direct_output(path: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TEXT_METHODS = {"startswith", "endswith", "partition", "rpartition", "removeprefix", "removesuffix", "find", "index"}
 FOREIGN: Mapping[str, str] = {  # files that test text of more than one word, and what that text is
     "loading/checkpoints/file_formats.py": "files of other programs: pointers of Git LFS, names in pickles",
+    "bundle/tool_installer.py": "lines that pip prints",
     "cli/listing.py": "a heading of --help, which comes last",
     "diff/budgets.py": "figures, as a user writes them in a budget",
     "data/inputs_file.py": "numpy's message: it has no exception type for a pickle",

@@ -39,6 +39,8 @@ CASES: dict[str, tuple[int, str]] = {  # exit code and arguments; RUN and BUNDLE
     "push": (0, "BUNDLE oci-archive:tiny.tar"),
     "pull": (0, "BUNDLE --out pulled"),
     "ship": (9, "BUNDLE nobody@127.0.0.1:/root --port 1"),
+    "fleet": (2, "status"),
+    "status": (0, "--root root"),
     "rollback": (2, "--root nowhere"),
     "pardon": (2, "0123456789ab --root nowhere"),
     "clean": (0, "RUN"),

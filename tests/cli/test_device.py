@@ -157,6 +157,15 @@ def test_bench_times_every_backend_that_works(cli: Command, packed: Path) -> Non
     assert measured["trial"]["p90_ms"] >= measured["trial"]["latency_ms"]
 
 
+def test_bench_fails_if_the_backend_that_serves_takes_too_long(cli: Command, packed: Path) -> None:
+    limited = ("bench", str(packed), "--seconds", "0.1", "--max-latency")
+    assert cli(*limited, "1e6").returncode == 0
+    done = cli(*limited, "0.001")
+    assert done.returncode == 4
+    assert "ORT CPU takes" in done.stderr
+    assert "and 0.001 ms are allowed" in done.stderr
+
+
 def test_install_and_roll_back(cli: Command, packed: Path, tmp_path: Path) -> None:
     root, later = str(tmp_path / "root"), Path(shutil.copytree(packed, tmp_path / "later"))
     text = (later / "manifest.json").read_text().replace('"sequence": 1', '"sequence": 2')
@@ -180,7 +189,7 @@ def test_build_without_a_gpu_is_refused(cli: Command, packed: Path) -> None:
 
 
 def test_both_command_lines_list_the_device_commands(deploytool: Command, device_cli: Command) -> None:
-    commands = {"verify", "build", "run", "bench", "install", "rollback", "pardon", "clean", "doctor"}
+    commands = {"verify", "build", "run", "bench", "install", "status", "rollback", "pardon", "clean", "doctor"}
     for done in (deploytool("--help"), device_cli("--help")):
         assert commands <= set(done.stdout.split())
 

@@ -53,6 +53,10 @@ SAMPLES: dict[str, tuple[tuple[str, ...], str, Any]] = {
     "trt": (("--trt",), "trt = true", True),
     "targets": (("--target", "rtx40,orin"), 'target = ["rtx40", "orin"]', "rtx40,orin"),
     "batch": (("--batch", "1:2:4"), 'batch = "1:2:4"', Range(1, 2, 4)),
+    "workspace": (("--workspace", "64"), "workspace = 64", 64),
+    "builder_memory": (("--builder-memory", "512"), "builder-memory = 512", 512),
+    "optimization_level": (("--optimization-level", "5"), "optimization-level = 5", 5),
+    "strip_weights": (("--strip-weights",), "strip-weights = true", True),
     "quick": (("--quick",), "quick = true", True),
     "data": (("--data", "/photos"), 'data = "/photos"', Path("/photos")),
     "golden_inputs": (("--inputs", "/g.npz"), 'inputs = "/g.npz"', Path("/g.npz")),
@@ -119,8 +123,13 @@ def test_names_in_several_options_are_all_taken(name: str, exported: list[Export
     assert exported == [ExportOptions(**{name: "a,b,c"})] * 2  # type: ignore[arg-type]
 
 
+def test_a_size_that_gets_two_ranges_has_two_profiles(exported: list[ExportOptions]) -> None:
+    CliRunner().invoke(app, ["export", "mixnet_s", "--size", "H=1:2:3", "--size", "W=8", "--size", "H=4"])
+    assert exported[-1].sizes == {"H": (Range(1, 2, 3), Range(4, 4, 4)), "W": Range(8, 8, 8)}
+
+
 @pytest.mark.parametrize(
-    "pairs", [("--size", "H=3", "H=4"), ("--arg", "a=1", "a=1"), ("--tolerance", "fp16=1", "fp16=0.1")]
+    "pairs", [("--forward", "f=3", "f=4"), ("--arg", "a=1", "a=1"), ("--tolerance", "fp16=1", "fp16=0.1")]
 )
 def test_a_name_that_gets_two_values_is_refused(pairs: tuple[str, str, str], exported: list[ExportOptions]) -> None:
     option, one, two = pairs

@@ -85,6 +85,16 @@ def test_a_size_inside_a_range_is_the_least_divisible_that_the_source_accepts(
     assert sizes == [*dict.fromkeys((limits.smallest, limits.largest)), *([inside] if inside else [])]
 
 
+def test_with_several_profiles_the_corners_are_those_of_each() -> None:
+    def source(tokens: npt.NDArray[Any], **others: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        return {"sum": tokens.sum(axis=1)}
+
+    height = Range(8, 8, 8)
+    profiles = tuple({"length": length, "height": height} for length in (Range(8, 12, 16), Range(64, 64, 64)))
+    found = draw(MIXED, {"length": Range(8, 12, 64), "height": height}, source, profiles)
+    assert [corner.inputs["tokens"].shape[1] for corner in found] == [8, 16, 13, 64]
+
+
 def test_masks_are_ones_and_a_padded_tail_of_random_length() -> None:
     model = Model("masked", "nowhere:made", inputs=(Tensor("mask", ("batch", 12), "int64", fill=Fill.MASK),))
     mask = synthetic.draw(model, 30, 0, {}, hard=True)[1]["mask"]

@@ -18,6 +18,7 @@ REASONS = (  # what excuses a block from being run; a new excuse has to be writt
     "needs a trained model and its images",
     "needs a cluster",
     "needs an OCI registry and an ssh server",
+    "needs devices with ssh",
     "needs Triton Inference Server",
 )
 LANGUAGES = ("sh", "console", "python", "toml", "text", "yaml")

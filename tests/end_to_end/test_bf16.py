@@ -92,7 +92,7 @@ def test_the_graph_is_bf16_between_fp32_inputs_and_outputs(run: api.Run) -> None
     assert {types[node.output[0]] for node in heavy} == {TensorProto.BFLOAT16}
 
 
-def test_the_engine_is_built_from_it_and_not_run_or_packed(run: api.Run) -> None:
+def test_the_engine_is_built_from_it_not_run_and_packed_after_that_in_fp16(run: api.Run) -> None:
     engines = {engine.precision: engine for engine in run.report.engines}
     assert {precision: engine.file for precision, engine in engines.items()} == {
         Precision.FP16: "model.plan",
@@ -107,8 +107,11 @@ def test_the_engine_is_built_from_it_and_not_run_or_packed(run: api.Run) -> None
     assert states["bf16_model.plan"] is Status.BUILT_NOT_RUN
     assert run.bundle is not None
     manifest = read_manifest(run.bundle)
-    assert [engine.precision for engine in manifest.engines] == [Precision.FP16]
-    assert not [file for file in run.bundle.rglob("*") if "bf16" in file.name]
+    assert [engine.precision for engine in manifest.engines] == [Precision.FP16, Precision.BF16]
+    assert manifest.engines[1].file.size == engines[Precision.BF16].bytes
+    assert (manifest.schema, set(manifest.tolerances)) == ("deploytool.bundle/5", {"fp32", "fp16", "bf16"})
+    assert golden.read(run.bundle / manifest.golden.path).noise.bf16 is not None
+    assert manifest.int8_for == {}
 
 
 def test_terminal_page_and_junit_show_it(run: api.Run) -> None:

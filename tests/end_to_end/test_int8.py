@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,29 @@ import onnxruntime
 import pytest
 
 from deploytool import api
+from deploytool.benchmark import quick
+from deploytool.bundle.int8 import Why
+from deploytool.bundle.manifest import NARROW_SCHEMA, SCHEMA, content_digest, read_manifest
 from deploytool.cli import summary
+from deploytool.device import verify, worker
+from deploytool.device.candidates import Tier
+from deploytool.device.worker import Request
 from deploytool.errors import BadInput, StageFailed
+from deploytool.parity import checks
+from deploytool.precision.int8.quantize import quantize
 from deploytool.report import html, run_data
 from deploytool.results.int8 import Int8
+from deploytool.results.int8_forms import Form
 from deploytool.results.measure import AGREEMENT, Inferiority
 from deploytool.results.report import Report
 from deploytool.results.verdict import conclude
-from deploytool.spec import Precision, Stage, Status, Verdict
+from deploytool.spec import Job, Precision, Stage, Status, Verdict
+from deploytool.stages import validate
 from tests import given_graphs
-from tests.conftest import TINY
+from tests.conftest import QUICK, TINY, artifacts
+from tests.device.ort_cpu import HERE
+from tests.int8 import packed
+from tests.precision.int8.ranges import measured_ranges
 
 SHAPE = TINY.inputs[0].shape[1:]
 
@@ -141,12 +155,103 @@ def test_a_given_graph_in_a_form_that_tensorrt_refuses_is_refused_in_one_line(tm
         api.export(str(path), quick=True, images=4, targets="rtx40", out=tmp_path / "run")
 
 
+def test_no_int8_engine_is_built_where_its_last_layer_has_no_kernel(calibration: Path, tmp_path: Path) -> None:
+    """TensorRT-RTX refuses a GEMM with an FP32 result for compute capability 7.5."""
+    built = api.export(
+        TINY, quick=True, precision="int8", calibration=calibration, images=4, targets="rtx20", out=tmp_path / "run"
+    )
+    assert [engine.precision for engine in built.report.engines] == [Precision.FP16]
+    (remark,) = (line for line in built.report.remarks if line.startswith("build: int8_"))
+    assert "is not built for compute capability 7.5" in remark
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph in QDQ form as training with quantisation leaves it."""
+    path = tmp_path_factory.mktemp("given") / "trained.onnx"
+    graph = given_graphs.conv()
+    inputs = {"image": np.random.default_rng(3).normal(size=(8, 3, 16, 16)).astype(np.float32)}
+    onnx.save(quantize(graph, measured_ranges(graph, inputs), Form.U8S7), path)
+    return path
+
+
+def test_a_given_quantised_graph_is_judged_as_it_is(trained: Path, tmp_path: Path) -> None:
+    run = api.export(str(trained), quick=True, images=8, precision="int8", out=tmp_path / "run")
+    assert not (run.folder / "calibrate").exists()
+    int8, measures = _int8(run.report), run.report.measures
+    (graph,) = int8.graphs
+    assert int8.as_given
+    assert (graph.form, graph.of_allowed, graph.in_kernels["ONNX Runtime"]) == ("as given", 1.0, 1.0)
+    assert 0 < graph.error < 1
+    assert [each.tensor for each in int8.noisiest if each.clipped > 0.01] == ["c", "d", "b"]
+    assert measures is not None
+    assert measures.metric == AGREEMENT
+    assert {"int8_emulation", "onnxruntime"} <= {artifact.runner for artifact in measures.artifacts}
+    assert all(artifact.measure is not None for artifact in measures.artifacts)
+    assert "came with its Q/DQ nodes" in html.render(run_data.read(run.folder))
+    assert any(line.startswith("int8: TensorRT does not take the graph") for line in run.report.remarks)
+
+
+def test_a_given_quantised_graph_has_its_own_ranges(trained: Path, calibration: Path) -> None:
+    with pytest.raises(BadInput, match="is quantised already and is judged as it is, so --calibration does not apply"):
+        api.export(str(trained), quick=True, precision="int8", calibration=calibration)
+
+
 def test_the_search_keeps_nothing_where_decisions_hold(calibration: Path, tmp_path: Path) -> None:
     found = api.export(
         TINY, quick=True, precision="int8", calibration=calibration, images=4, keep="auto", out=tmp_path / "run"
     )
     assert "int8: kept out of INT8: nothing (1 evaluation on 24 cases)" in found.report.remarks
     assert _int8(found.report).kept == ()
+
+
+def test_a_bundle_has_it_where_it_is_faster_and_not_worse(run: api.Run, tmp_path: Path) -> None:
+    bundle = packed.acceptable(artifacts(run.folder), tmp_path / "packed")
+    manifest = read_manifest(bundle)
+    assert manifest.schema == NARROW_SCHEMA
+    paths = {graph.path: graph.precision for graph in manifest.graphs}
+    assert paths["models/tiny_int8/1/model.onnx"] == paths["engines/int8.onnx"] == Precision.INT8
+    assert {name: choice.path for name, choice in manifest.int8_for.items()} == dict.fromkeys(
+        ("ort", "openvino"), "models/tiny_int8/1/model.onnx"
+    )
+    assert (bundle / "models" / "tiny_int8" / "config.pbtxt").read_text().startswith('name: "tiny_int8"')
+    here = replace(HERE, features=("avx512_vnni",))  # whatever the form of this machine is
+    checked = verify.check_integrity(bundle)
+    int8, single = (each for each in verify.run_candidates(checked, here) if each.tier is Tier.ORT_CPU)
+    assert (int8.is_int8, single.is_int8) == (True, False)
+    for candidate in (int8, single):
+        trial = worker._try(Request("try", str(bundle), manifest, candidate, "")).trial
+        assert trial is not None
+        assert not trial.check.broken
+    again = packed.write(artifacts(run.folder), tmp_path / "again", *packed.acceptable_rows(slower=True))
+    assert content_digest(read_manifest(again)) == content_digest(manifest), "speeds are no content"
+
+
+def test_a_bundle_has_fp32_alone_where_it_is_not_decided(run: api.Run, tmp_path: Path) -> None:
+    measures = run.report.measures
+    assert measures is not None
+    bundle = packed.write(artifacts(run.folder), tmp_path / "packed", measures.artifacts, [])
+    manifest = read_manifest(bundle)
+    assert {graph.precision for graph in manifest.graphs} == {Precision.FP32, Precision.FP16}
+    assert not manifest.int8
+    assert manifest.int8_for["ort"].why in (Why.NOT_DECIDED, Why.WORSE)
+    assert manifest.schema == SCHEMA
+
+
+def test_its_gain_in_a_runtime_is_that_over_the_fp32_graph_there(run: api.Run) -> None:
+    given, job = artifacts(run.folder), Job(TINY, replace(QUICK, seconds=0.2))
+    steps = checks.graph_comparisons("cpu", job, given) + validate._int8_kernels(given, "cpu")
+    weights, inputs = given.source().weights, given.golden().inputs
+    speeds = {
+        each.runner: each for each in quick.measure(weights, steps, inputs, job, "cpu")[0] if each.file == "int8.onnx"
+    }
+    ort = speeds["onnxruntime"]
+    assert ort.own_gain == ort.gain
+    assert ort.gain is not None
+    assert ort.gain.low <= ort.gain.value <= ort.gain.high
+    if openvino := speeds.get("openvino"):
+        assert openvino.own_gain is not None
+        assert openvino.own_gain != openvino.gain
 
 
 def _int8(report: Report) -> Int8:

@@ -88,10 +88,10 @@ def test_int8_saturates_on_x86_without_vnni(
             raise FileNotFoundError(path)
         return flags
 
-    machine.saturates_int8.cache_clear()
+    machine.int8_features.cache_clear()
     monkeypatch.setattr("platform.machine", lambda: processor)
     monkeypatch.setattr(Path, "read_text", read_text)
     try:
         assert machine.saturates_int8() is expected
     finally:
-        machine.saturates_int8.cache_clear()
+        machine.int8_features.cache_clear()

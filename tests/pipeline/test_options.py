@@ -8,7 +8,8 @@ import pytest
 
 from deploytool.errors import BadInput
 from deploytool.pipeline import options
-from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions, Span
+from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
+from deploytool.pipeline.model_options import Span
 from deploytool.spec import Range, Tensor
 
 
@@ -103,7 +104,11 @@ def test_a_value_of_no_declared_type_is_refused(name: str, value: object) -> Non
         ("resize", (0, (8, 16)), ("8", 8.0, (8,), (8, 16, 3), (8, 1.5))),
         ("outputs", ("a,b", ["a"]), (1, [1], {"a": 1})),
         ("inputs", ([(3, 8, 8)], [Tensor("t", ("batch",))]), ((3, 8, 8), ["3x8x8"], "3x8x8", [Tensor("t", (1.5,))])),  # type: ignore[arg-type]
-        ("sizes", ({"H": 8}, {"H": (1, 2, 3)}, {"H": Range()}), ({"H": "8"}, {"H": (1, 2)}, {8: 8}, "H=8")),
+        (
+            "sizes",
+            ({"H": 8}, {"H": (1, 2, 3)}, {"H": Range()}, {"H": [Range(), Range()]}),
+            ({"H": "8"}, {"H": (1, 2)}, {"H": [8, 9]}, {8: 8}, "H=8"),
+        ),
         ("batch", (8, (1, 2, 4), Range()), ("8", 1.5, True, (1, 2), Range(1, 2, 2.5))),  # type: ignore[arg-type]
         ("arguments", ({"a": None, "b": True, "c": "x"},), ({"a": [1]}, {1: 1}, "a=1")),
         ("tolerance", ({"fp16": 0.1, "fp32": 1},), ({"fp16": "0.1"}, {"fp16": True}, 0.1)),

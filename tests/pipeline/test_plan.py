@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from deploytool import targets
+from deploytool.builder_settings import BuilderSettings
 from deploytool.errors import BadInput, ResourceExhausted
 from deploytool.host import memory
 from deploytool.pipeline import metric_options
 from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.plan import plan_export
-from deploytool.spec import Model, Options, Precision, Range, Source, Stage, Tensor
+from deploytool.spec import Decision, Model, Options, Precision, Range, Source, Stage, TargetPlan, Tensor
 from tests.conftest import TINY
 
 # by field of Options, each with a value that is not the default: the option as stated, and as the stages read it
@@ -72,6 +74,40 @@ def test_inputs_sizes_and_targets_reach_the_stages() -> None:
     assert plan.options.sizes == {"H": Range(32, 48, 64)}
     assert [decision.target for decision in plan.options.targets] == ["rtx40", "orin"]
     assert plan.options.engines
+
+
+def test_the_settings_of_the_builder_reach_the_stages() -> None:
+    stated = ExportOptions(workspace=64, builder_memory=512, optimization_level=5)
+    assert plan_export(TINY, stated).options.builder == BuilderSettings(64, 512, 5)
+    for bad in (ExportOptions(workspace=0), ExportOptions(builder_memory=-1), ExportOptions(optimization_level=6)):
+        with pytest.raises(BadInput):
+            plan_export(TINY, bad)
+
+
+def test_weights_are_left_out_of_engines_of_the_full_tensorrt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stated in (ExportOptions(strip_weights=True), ExportOptions(strip_weights=True, targets="rtx40,orin")):
+        with pytest.raises(BadInput, match="--strip-weights needs an engine of the full TensorRT"):
+            plan_export(TINY, stated)
+    here = Decision("this", TargetPlan.HERE, "it has the GPU", "9.0", targets.TENSORRT)
+    monkeypatch.setattr(targets, "plan_engines", lambda names: (here,))
+    assert plan_export(TINY, ExportOptions(strip_weights=True, trt=True)).options.builder.stripped
+
+
+def test_several_ranges_of_a_dimension_are_profiles() -> None:
+    image = [Tensor("input", ("batch", 3, "H", "W"))]
+    sizes: dict[str, Any] = {"H": [Range(32, 48, 64), Range(128, 128, 160)], "W": Range(32, 64, 96)}
+    options = plan_export("mobilenet_v1_cifar", ExportOptions(inputs=image, sizes=sizes)).options
+    assert options.sizes == {"H": Range(32, 48, 160), "W": Range(32, 64, 96)}
+    assert options.builder.profiles == (
+        {"H": Range(32, 48, 64), "W": Range(32, 64, 96)},
+        {"H": Range(128, 128, 160), "W": Range(32, 64, 96)},
+    )
+    one = plan_export("mobilenet_v1_cifar", ExportOptions(inputs=image, sizes={"H": (32, 48, 64), "W": 32})).options
+    assert (one.builder.profiles, one.sizes["W"]) == ((), Range(32, 32, 32))
+    with pytest.raises(BadInput, match="--size gives 2 ranges of H and 3 of W"):
+        plan_export("mobilenet_v1_cifar", ExportOptions(inputs=image, sizes={**sizes, "W": [Range(8, 8, 8)] * 3}))
+    with pytest.raises(BadInput, match="--size H has no range"):
+        plan_export("mobilenet_v1_cifar", ExportOptions(inputs=image, sizes={**sizes, "H": []}))
 
 
 def test_the_options_of_int8_reach_the_stages(tmp_path: Path) -> None:

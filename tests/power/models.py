@@ -28,8 +28,11 @@ def small(name: str, seed: int = 0) -> Model:
 
     `seed` is that of the weights of a foreign model; those of a zoo model depend on the seed of the run.
     """
-    if name not in ZOO:
-        return _foreign(name, seed)
+    return small_zoo(name) if name in ZOO else _foreign(name, seed)
+
+
+def small_zoo(name: str) -> Model:
+    """A zoo model with images of at most 64 × 64."""
     model = catalog.find(name)
     side = min(SIDE, model.preprocessing.crop_size[0])
     preprocessing = replace(model.preprocessing, resize=side, crop=side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import onnx
@@ -10,12 +11,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploytool import serde
+from deploytool.backends import tensorrt
+from deploytool.builder_settings import BuilderSettings
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.results.report import Engine
 from deploytool.spec import EnginePlan, Job, Options, Range, Stage
 from deploytool.stages import build, fp16
+from tests import engines
+from tests.backends.fake_tensorrt import FULL, FakeTensorRT
 from tests.conftest import QUICK, TINY, artifacts
 
 RTX = "tensorrt_rtx"
@@ -116,3 +121,65 @@ def test_an_invalid_file_is_an_error(tmp_path: Path) -> None:
 def test_an_engine_is_built_for_a_fixed_batch_size(finished: Path, tmp_path: Path) -> None:
     build.make(Job(TINY, options(batch=Range(4, 4, 4))), tmp_path / "model.plan", artifacts(finished))
     assert (tmp_path / "model.plan").stat().st_size > 10_000
+
+
+def with_tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
+    """Lets the stage build with a full TensorRT, of which there is none here."""
+    trt = FakeTensorRT(FULL[-1])
+    trt.__dict__["__version__"] = "11.4.0.106"
+    monkeypatch.setattr(tensorrt, "library", lambda name: trt)
+    return trt
+
+
+def test_the_timing_cache_is_kept_beside_the_engines_and_used_by_the_next_build(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt, plans = with_tensorrt(monkeypatch), (EnginePlan("model.plan", "tensorrt"), EnginePlan("two.plan", "tensorrt"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first = build.make(Job(TINY, options(*plans)), tmp_path / "first" / "model.plan", artifacts(finished))
+    assert (tmp_path / "first" / "tensorrt.timing").read_bytes() == b"kept"
+    assert trt.calls == [("cache", b""), ("cache", b"kept")]
+    assert "two.plan was built with the timing cache of an earlier build" in str(first["remarks"])
+    earlier = (str(tmp_path / "absent"), str(tmp_path / "first"))
+    notes = build.make(
+        Job(TINY, options(plans[0]), earlier=earlier), tmp_path / "second" / "model.plan", artifacts(finished)
+    )
+    assert trt.calls[2:] == [("cache", b"kept")]
+    assert "model.plan was built with the timing cache of an earlier build" in str(notes["remarks"])
+
+
+def test_the_settings_of_the_builder_reach_the_build(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = with_tensorrt(monkeypatch)
+    stated = dataclasses.replace(options(EnginePlan("model.plan", "tensorrt")), builder=BuilderSettings(64, None, 5))
+    build.make(Job(TINY, stated), tmp_path / "model.plan", artifacts(finished))
+    assert ("pool", "WORKSPACE", 64 << 20) in trt.calls
+    assert trt.config.builder_optimization_level == 5
+
+
+def test_rtx_builds_with_limits_and_a_level(finished: Path, tmp_path: Path) -> None:
+    """Recorded of TensorRT-RTX 1.7: it takes all of them, and every level gives the same engine."""
+    for level in (0, 5):
+        (tmp_path / str(level)).mkdir()
+        stated = dataclasses.replace(options(), builder=BuilderSettings(64, 512, level))
+        build.make(Job(TINY, stated), tmp_path / str(level) / "model.plan", artifacts(finished))
+    assert engines.content(tmp_path / "0" / "model.plan") == engines.content(tmp_path / "5" / "model.plan")
+    assert not list(tmp_path.rglob("*.timing"))
+
+
+def test_an_engine_is_stripped_where_a_bundle_has_its_graph(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt, plan = with_tensorrt(monkeypatch), EnginePlan("model.plan", "tensorrt")
+    job = Job(TINY, dataclasses.replace(options(plan), builder=BuilderSettings(stripped=True)))
+    notes = build.make(job, tmp_path / "model.plan", artifacts(finished))
+    assert [engine.stripped for engine in serde.decode(tuple[Engine, ...], notes["engines"])] == [True]
+    assert ("flag", "STRIP_PLAN") in trt.calls
+    graph = tmp_path / "model.onnx"
+    shutil.copy(finished / "fp16" / "model.onnx", graph)
+    shutil.copy(graph, tmp_path / "engine.onnx")
+    notes = build.make(job, tmp_path / "model.plan", with_graph(graph))
+    assert [engine.stripped for engine in serde.decode(tuple[Engine, ...], notes["engines"])] == [False]
+    assert "model.plan has its weights: it is built from another form of the graph" in str(notes["remarks"])
