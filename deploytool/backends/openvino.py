@@ -88,7 +88,8 @@ class _Models:
         self._settings: dict[str, object] = {**_SETTINGS, **({"INFERENCE_NUM_THREADS": count} if count else {})}
         try:
             self._graph = self._core.read_model(path) if isinstance(path, Path) else self._core.read_model(path, b"")
-            if machine.saturates_int8() and not _has_narrow_weights(self._graph):
+            saturates = machine.saturates_int8() and not _has_narrow_weights(self._graph)
+            if saturates or _averages_padding(self._graph):
                 self._settings[_INT8_KERNELS] = False
             self._outputs = [output.any_name for output in self._graph.outputs]
             self._dynamic = self._compile(self._graph)
@@ -152,6 +153,33 @@ def _has_narrow_weights(graph: Any) -> bool:
         if is_int8 and np.abs(node.data.astype(np.int16)).max(initial=0) > _NARROW:
             return False
     return True
+
+
+def _averages_padding(graph: Any) -> bool:
+    """Whether an average counts padding, and its inputs are not plainly dequantised with the zero point 0.
+
+    The INT8 kernels of OpenVINO 2026.4 pad with the integer 0 there, whatever the zero point is.
+    """
+    for node in graph.get_ops():
+        if node.get_type_name() != "AvgPool":
+            continue
+        settings = node.get_attributes()
+        is_padded = settings["auto_pad"] != "explicit" or any((*settings["pads_begin"], *settings["pads_end"]))
+        if is_padded and not settings["exclude-pad"] and not _has_zero_point_zero(node.input_value(0).get_node()):
+            return True
+    return False
+
+
+def _has_zero_point_zero(node: Any) -> bool:
+    """Whether a node dequantises with the zero point 0."""
+    if node.get_type_name() != "Multiply":
+        return False
+    shifted = node.input_value(0).get_node()
+    if shifted.get_type_name() != "Subtract":
+        return bool(shifted.get_type_name() == "Convert")
+    zero = shifted.input_value(1).get_node()
+    zero = zero.input_value(0).get_node() if zero.get_type_name() == "Convert" else zero
+    return zero.get_type_name() == "Constant" and not np.any(zero.data)
 
 
 @cache

@@ -12,6 +12,7 @@ from deploytool.backends import tensorrt_config, tensorrt_memory
 from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.errors import StageFailed
 from deploytool.spec import EnginePlan, Range, Stage, Tensor
+from deploytool.targets import TENSORRT_RTX
 
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _MIN_NARROW_SHARE = 0.9  # of the heavy layers that are not FP32 on purpose: an FP32 engine is an error, not a fallback
@@ -76,12 +77,27 @@ def build(
     reused = with_cache and tensorrt_config.use_timing_cache(config, timing_cache or b"")
     engine = builder.build_serialized_network(network, config)
     if engine is None:
+        _forget(trt, plan)
         problem = f"{plan.flavour} could not build the engine: {logger.last_error()}"
         raise tensorrt_memory.failure(plan.flavour, logger.shortages, settings) or StageFailed(
             problem, "see the message"
         )
     cache = bytes(config.get_timing_cache().serialize()) if with_cache else b""
     return BuiltEngine(bytes(engine), layers, tuple(logger.lines), cache, reused)
+
+
+def _forget(trt: Any, plan: EnginePlan) -> None:
+    """Builds a network of one copy: TensorRT-RTX 1.7 builds for the GPU of a failed build once more, whatever is asked.
+
+    The engine that follows one that failed for compute capability 7.5 was 1.7 times as large, with 77 kernels for 48.
+    """
+    if plan.flavour != TENSORRT_RTX:
+        return
+    builder = trt.Builder(_logger(trt, None))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    copy = network.add_identity(network.add_input("x", trt.DataType.FLOAT, (1,)))
+    network.mark_output(copy.get_output(0))
+    builder.build_serialized_network(network, builder.create_builder_config())
 
 
 def _parse_failure(parser: Any, inputs: Sequence[Tensor]) -> StageFailed:

@@ -157,10 +157,11 @@ def convolution() -> bytes:
     )
 
 
-def build_with_rtx(settings: BuilderSettings) -> BuiltEngine:
+def build_with_rtx(settings: BuilderSettings, *capabilities: str) -> BuiltEngine:
+    plan = EnginePlan("model.plan", "tensorrt_rtx", capabilities)
     largest = {name: Range(1, 64, 1024) for name in ("H", "W")}
     return tensorrt_builder.build(
-        *(importlib.import_module("tensorrt_rtx"), convolution(), EnginePlan("model.plan", "tensorrt_rtx"), (INPUT,)),
+        *(importlib.import_module("tensorrt_rtx"), convolution(), plan, (INPUT,)),
         *({**RANGES, **largest}, None),
         settings=settings,
     )
@@ -175,3 +176,11 @@ def test_rtx_builds_an_engine_with_three_profiles() -> None:
 def test_rtx_runs_out_of_workspace_in_two_ways_and_both_are_named(workspace_mib: int) -> None:
     with pytest.raises(OutOfMemory, match=f"the workspace of {workspace_mib} MiB is too small"):
         build_with_rtx(BuilderSettings(workspace_mib=workspace_mib))
+
+
+def test_a_failed_build_does_not_change_the_next_engine() -> None:
+    """TensorRT-RTX would build the next engine for the GPU of the failed one."""
+    before = build_with_rtx(UNSET)
+    with pytest.raises(OutOfMemory):
+        build_with_rtx(BuilderSettings(workspace_mib=1), "7.5")
+    assert len(build_with_rtx(UNSET).engine) == pytest.approx(len(before.engine), rel=0.01)
