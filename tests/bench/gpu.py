@@ -25,11 +25,20 @@ from deploytool.loading import catalog
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.rewrites.recipes import ORIGINAL
-from deploytool.spec import Job, Stage, state_text
+from deploytool.spec import Job, Precision, Stage, state_text
 
 ZOO = ("mixnet_s", "shufflenet_g3", "mobilenet_v1", "squeezenet1_1")
 STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE, Stage.FP16)
-FP16_ORIGINAL = "fp16_original"  # the stage directory of the FP16 graph without rewrites
+
+
+class _Folder(str):
+    """The folder of an FP16 graph, in the place of its stage."""
+
+    __slots__ = ()
+    precision = Precision.FP16
+
+
+FP16_ORIGINAL = _Folder("fp16_original")  # the stage directory of the FP16 graph without rewrites
 LIBRARIES = ("torch", "onnxruntime-gpu", "onnxruntime")
 COLUMNS = ("model", "batch", "way", "p50 ms", "p99 ms", "GPU ms", "× eager", "verdict")
 

@@ -133,9 +133,14 @@ def test_the_help_texts_of_every_command_are_sentences(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_option_has_the_same_metavar_everywhere(name: str) -> None:
     known = {
-        **dict.fromkeys(("--out", "--root", "--data", "--reuse-from"), "DIR"),
+        **dict.fromkeys(("--out", "--root", "--reuse-from"), "DIR"),
         **dict.fromkeys(("--weights", "--cases", "--key", "--require-signature", "--config", "--identity"), "FILE"),
-        **{"--arg": "NAME=VALUE", "--digest": "SHA-256", "--target": "TARGET"},
+        **{
+            "--arg": "NAME=VALUE",
+            "--data": "DIR|FILE" if name == "export" else "DIR",
+            "--digest": "SHA-256",
+            "--target": "TARGET",
+        },
     }
     metavars = {
         opt: param.metavar.removesuffix(",…") for param in COMMANDS[name].params for opt in param.opts if opt in known

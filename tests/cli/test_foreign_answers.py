@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +16,11 @@ import pytest
 
 from deploytool import serde
 from deploytool.cli import app
+from deploytool.device import state as device_state
+from deploytool.device.state import DeviceState
 from deploytool.doctor import inventory
+from deploytool.fleet.actions import Action
+from deploytool.fleet.result import SCHEMA, DeviceResult, FleetResult, Outcome, StepResult
 from deploytool.host import files, owner
 from deploytool.loading import catalog
 from deploytool.results.sweep import CellState, Sweep
@@ -37,6 +41,9 @@ ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # responses of a regist
     (200, "OK", {"Content-Type": hostile.HEADER}, hostile.HEADER),
     (202, "OK", {"Location": f"/{hostile.HEADER}"}, ""),
 ]
+
+
+Tell = Callable[[str, str], None]
 
 
 @pytest.fixture(params=ANSWERS, ids=lambda answer: str(answer[0]))
@@ -159,6 +166,28 @@ def test_the_errors_of_cells(output_of: OutputOf, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("deploytool.sweeps.run.run", run)
     assert hostile.FORGED in output_of("sweep", "--models", "mobilenet_v1")
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_what_the_devices_of_a_fleet_answer(
+    output_of: OutputOf, action: Action, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fleet.toml").write_text('[devices.one]\nssh = "me@one"\nroot = "/opt/model"\n')
+    state = serde.decode(DeviceState, hostile.poisoned(serde.encode(device_state.read(None))))
+    document = {"result": hostile.poisoned({"tier": "", "tried": [], "problems": [""]}), "error": hostile.TEXT}
+    step = StepResult((hostile.TEXT,), 3, 1.0, document, hostile.TEXT)
+    made = DeviceResult(SCHEMA, "one", action, Outcome.FAILED, "0" * 64, hostile.TEXT, hostile.TEXT, 3, (step,))
+    made = dataclasses.replace(made, before=state, after=state)
+
+    def act(_: object, request: object, tell: Tell, keep: Callable[[DeviceResult], object] = id) -> FleetResult:
+        tell("one", hostile.TEXT)
+        keep(made)
+        return FleetResult(action, "0" * 64, (made,))
+
+    for name in ("ask", "act", "deploy"):
+        monkeypatch.setattr(f"deploytool.fleet.run.{name}", act)
+    bundle = ["bundle"] if action is Action.DEPLOY else []
+    assert hostile.FORGED in output_of("fleet", action, *bundle, "--config", str(tmp_path / "fleet.toml"))
 
 
 def test_every_command_that_prints_foreign_text_is_tested() -> None:

@@ -19,7 +19,7 @@ from tests.docs.walk import Walk, shortened
 BLOCKS = blocks()
 MARKED = [block for block in BLOCKS if block.reason is not None]
 GROUP: Any = typer.main.get_command(app)
-TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+TARGETS = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def named(cases: Sequence[Block]) -> pytest.MarkDecorator:

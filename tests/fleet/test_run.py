@@ -152,6 +152,7 @@ def test_a_dead_device_delays_no_other_and_is_reported(
 def test_a_job_survives_lines_that_are_cut_at_random_bytes(
     three: Sequence[Rig], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run, "_ASK_PATIENCE_S", 300)  # where ssh takes seconds, most connections are cut at once
     chance = random.Random(5)
     lines: dict[str, list[str]] = {rig.device.name: [] for rig in three}
     ended = threading.Event()
@@ -167,7 +168,8 @@ def test_a_job_survives_lines_that_are_cut_at_random_bytes(
     cutter = threading.Thread(target=cut)
     cutter.start()
     try:
-        made = run.deploy(bundle, request(three), say=lambda name, line: lines[name].append(line))
+        patient = replace(request(three), patience_s=300)
+        made = run.deploy(bundle, patient, say=lambda name, line: lines[name].append(line))
     finally:
         ended.set()
         cutter.join()

@@ -35,8 +35,8 @@ from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import storage
 from deploytool.spec import BATCH, EnginePlan, Job, Model, Options, Range, Stage, Tensor
 from deploytool.targets import TARGETS, TENSORRT_RTX
-from models import specs
 from tests.foreign.table import NET_TABLE
+from tests.models.test_specs import specs
 from tests.precision.int8.ranges import measured_ranges
 
 STAGES = (Stage.LOAD, Stage.GOLDEN, Stage.EXPORT, Stage.SIMPLIFY, Stage.REWRITE)

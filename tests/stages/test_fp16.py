@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploytool.backends.narrow_floats import FP16
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.precision import fp16, heavy_nodes
+from deploytool.precision import conversion, heavy_nodes
 from deploytool.precision.search import Evaluation, Kept, SearchResult
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.spec import Job, Precision, Stage
@@ -71,7 +71,7 @@ def test_a_graph_with_fp16_inputs_and_outputs_has_no_casts(finished: Path, tmp_p
 def test_a_graph_that_stays_in_fp32_is_an_error(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fp16, "_supports_fp16", lambda *_: False)
+    monkeypatch.setattr(conversion, "_supports", lambda *_: False)
     with pytest.raises(StageFailed, match="only 0 of 4 Conv, MatMul and Gemm nodes would run in FP16"):
         stages_fp16.make(
             Job(TINY, QUICK), tmp_path / "model.onnx", StageInputs(artifacts(finished).chain(Kind.GRAPH)[:3])

@@ -27,7 +27,7 @@ from deploytool.parity.checks import PlannedComparison
 from deploytool.pipeline import runner
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Kind
-from deploytool.spec import EnginePlan, Job, Options, Precision, Stage, Tensor
+from deploytool.spec import FLOATS, EnginePlan, Job, Options, Precision, Stage, Tensor
 from deploytool.stages import build, validate
 from deploytool.stages import known_issues as stages_known_issues
 from tests.blame import faults
@@ -117,7 +117,7 @@ def test_probes_are_not_outputs_of_the_graphs(probed_run: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("io", list(Precision))
+@pytest.mark.parametrize("io", FLOATS)
 @pytest.mark.parametrize("stage", ["export", "simplify", "fp16"])
 def test_a_fault_at_a_probe_fails_the_check_of_that_probe(
     copied: Path, tmp_path: Path, stage: str, io: Precision
