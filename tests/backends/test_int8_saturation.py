@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from deploytool.backends import int8_saturation, onnxruntime
 from deploytool.host import machine
+from tests.backends import saturating_sums
 from tests.int8 import quantized
 from tests.int8.quantized import Form
 
@@ -25,7 +26,7 @@ def test_pairs_of_products_saturate_and_their_sums_do_not() -> None:
     one = np.full((1, 5), 255, np.uint8)
     weights = np.array([[127, 64, -128], [127, 64, -128], [127, 64, 1], [-1, 64, -128], [127, 64, 0]], np.int8)
     expected = [[32767 + 255 * 126 + 255 * 127, 255 * 64 * 5, -32768 - 255 * 127]]
-    np.testing.assert_array_equal(int8_saturation.sums(one, weights), expected)
+    np.testing.assert_array_equal(saturating_sums.sums(one, weights), expected)
 
 
 def integers(shape: tuple[int, ...], kind: type, *, seed: int, high: bool = True) -> Array:
@@ -51,7 +52,7 @@ def test_a_product_is_that_of_this_processor(terms: int, high: bool) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (result,) = session.run(None, {"x": left})
-    expected = int8_saturation.sums(left, right)
+    expected = saturating_sums.sums(left, right)
     assert not high or (expected != left.astype(int) @ right.astype(int)).mean() > 0.5
     np.testing.assert_array_equal(result, expected)
     with onnxruntime.start(model.SerializeToString(), batch_first=False) as exact:
@@ -82,7 +83,7 @@ def test_a_convolution_is_that_of_this_processor(channels: int, kernel: int) -> 
     scale = 2.0 ** np.ceil(np.log2(channels * kernel**2 * 100.0))
     session = ort.InferenceSession(convolution(weights, scale).SerializeToString(), providers=["CPUExecutionProvider"])
     (result,) = session.run(None, {"x": images})
-    got = int8_saturation.convolution_sums(images, weights, 3, (kernel // 2, kernel // 2), 2)
+    got = saturating_sums.convolution_sums(images, weights, 3, (kernel // 2, kernel // 2), 2)
     np.testing.assert_array_equal(result, np.clip(np.rint(got / scale), 0, 255))
     assert np.abs(got / scale).max() > 16  # an error of one pair would show
 
@@ -95,7 +96,7 @@ def test_weights_that_can_saturate_are_recognised(pair: tuple[int, int], saturat
     weights = np.zeros((2, 3, 3, 3), np.int8)
     weights[1, 0, 0, 0], weights[1, 2, 2, 1] = pair
     assert int8_saturation.may_saturate(weights) is saturates
-    sums = int8_saturation.sums(np.full((1, 2), 255, np.uint8), np.array(pair, np.int8)[:, None])
+    sums = saturating_sums.sums(np.full((1, 2), 255, np.uint8), np.array(pair, np.int8)[:, None])
     assert (sums.item() != 255 * sum(pair)) is saturates
 
 
