@@ -37,8 +37,8 @@ def may_saturate(weights: npt.NDArray[Any], axis: int = 0) -> bool:
 def saturating_layers(model: onnx.ModelProto) -> tuple[str, ...]:
     """The layers of a graph with Q/DQ nodes whose sums may saturate without VNNI, by name or else first output.
 
-    They do so in ONNX Runtime's fused kernels, and not with the option `onnxruntime.EXACT_INTEGERS`, which makes their
-    weights UINT8.
+    They do so in ONNX Runtime's fused kernels, and not after `onnxruntime.forbid_saturation`, which makes their weights
+    UINT8.
     """
     graph = EditableGraph(model)
     return tuple(node.name or node.output[0] for node in graph.nodes if _layer_may_saturate(graph, node))

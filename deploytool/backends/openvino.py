@@ -92,6 +92,9 @@ class _Models:
             if saturates or _averages_padding(self._graph):
                 self._settings[_INT8_KERNELS] = False
             self._outputs = [output.any_name for output in self._graph.outputs]
+            self._ports = {
+                port.any_name: (port.element_type.to_dtype(), port.partial_shape) for port in self._graph.inputs
+            }
             self._dynamic = self._compile(self._graph)
         except Exception as error:  # OpenVINO raises RuntimeError, without classes of its own
             graph = path if isinstance(path, Path) else "the graph"
@@ -114,16 +117,15 @@ class _Models:
         with self._lock:
             request = self._request(inputs)
             request.infer(dict(inputs), share_inputs=True)
-            tensors = request.output_tensors
-            return {name: np.array(tensor.data) for name, tensor in zip(self._outputs, tensors, strict=True)}
+            outputs = enumerate(self._outputs)  # `request.output_tensors` takes 40 microseconds a call
+            return {name: np.array(request.get_output_tensor(index).data) for index, name in outputs}
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         """Raises TypeError for inputs that the graph does not take: OpenVINO would convert or reshape some of them."""
-        ports = {port.any_name: port for port in self._graph.inputs}
-        if set(inputs) != set(ports):
-            raise TypeError(f"the graph takes {', '.join(ports)}, not {', '.join(inputs) or 'nothing'}")
+        if set(inputs) != set(self._ports):
+            raise TypeError(f"the graph takes {', '.join(self._ports)}, not {', '.join(inputs) or 'nothing'}")
         for name, array in inputs.items():
-            dtype, shape = ports[name].element_type.to_dtype(), ports[name].partial_shape
+            dtype, shape = self._ports[name]
             if array.dtype != dtype or not shape.compatible(self._shape_class(list(array.shape))):
                 raise TypeError(f"{name} is {array.dtype} {array.shape}, and the graph takes {dtype} {shape}")
 

@@ -116,7 +116,7 @@ def _grouped(node: onnx.NodeProto) -> set[str]:
 
 @pytest.mark.parametrize("form", list(Form))
 def test_a_fused_graph_has_no_saturation_in_our_sessions(form: Form) -> None:
-    """On processors without VNNI this fails without the option `EXACT_INTEGERS`."""
+    """On processors without VNNI this fails without `forbid_saturation`."""
     activation, weight = (np.uint8, np.int8) if form in (Form.U8S8, Form.U8S7) else (np.int8, np.int8)
     codes = np.full((8, 4), 64 if form is Form.U8S7 else 127).astype(np.uint8 if form is Form.U8U8 else weight)
     activation = np.uint8 if form is Form.U8U8 else activation

@@ -7,5 +7,5 @@ import sys
 from deploytool.backends import onnxruntime
 from deploytool.device import worker
 
-onnxruntime.EXACT_INTEGERS = ("session.x64quantprecision", "0")
+onnxruntime.forbid_saturation = lambda _: None
 worker.main(sys.argv[1])

@@ -19,6 +19,7 @@ from deploytool.errors import StageFailed
 from deploytool.precision import conversion
 from deploytool.precision.int8 import strong_types
 from deploytool.precision.int8.placement import place, weighted
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.precision.int8.placement.place import Placement
 from deploytool.precision.int8.value_range import ValueRange
 from deploytool.results.int8_forms import Form
@@ -33,21 +34,25 @@ def candidates(graph: onnx.ModelProto, form: Form) -> tuple[str, ...]:
     return tuple(node.name for node in place.heavy_nodes(EditableGraph(conversion.with_names(graph)), form))
 
 
-def activations(graph: onnx.ModelProto, form: Form) -> tuple[str, ...]:
+def activations(graph: onnx.ModelProto, form: Form, fuses: Fuses = Fuses.CLIPPING) -> tuple[str, ...]:
     """The tensors that are quantized in a form and so need a range, in graph order."""
-    return place.place(EditableGraph(conversion.with_names(graph)), form).activations
+    return place.place(EditableGraph(conversion.with_names(graph)), form, fuses=fuses).activations
 
 
 def quantize(
-    graph: onnx.ModelProto, ranges: Mapping[str, ValueRange], form: Form, kept: frozenset[str] = frozenset()
+    graph: onnx.ModelProto,
+    ranges: Mapping[str, ValueRange],
+    form: Form,
+    kept: frozenset[str] = frozenset(),
+    fuses: Fuses = Fuses.CLIPPING,
 ) -> onnx.ModelProto:
-    """The QDQ graph of an FP32 graph in a form; `graph` itself stays unchanged.
+    """The QDQ graph of an FP32 graph in a form, for kernels that fuse so much; `graph` itself stays unchanged.
 
     `ranges` has a range for each of `activations`; tensors that share a scale take the widest. The heavy nodes named in
     `kept` stay in floating point. Raises StageFailed if a range is missing or not finite, or no node can be quantized.
     """
     graph = conversion.with_names(graph)
-    placement = place.place(EditableGraph(graph), form, kept)
+    placement = place.place(EditableGraph(graph), form, kept, fuses)
     if not placement.heavy:
         raise StageFailed("the graph has no convolution or product that can run in INT8", "deploy the FP32 graph")
     quantizer = _quantizer(_prepared(graph, placement.heavy), _tensor_data(placement, ranges), form)

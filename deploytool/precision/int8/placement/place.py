@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from onnx import NodeProto
 
 from deploytool.precision.int8.placement import carriers, concats, depthwise, fused, gates, heads, weighted
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph
 
@@ -34,17 +35,25 @@ def heavy_nodes(graph: EditableGraph, form: Form) -> list[NodeProto]:
     return [node for node in graph.nodes if all(rule.allows(node, graph, form) for rule in _RULES)]
 
 
-def place(graph: EditableGraph, form: Form, kept: frozenset[str] = frozenset()) -> Placement:
-    """The placement for a form, without the heavy nodes named in `kept`."""
+def place(
+    graph: EditableGraph, form: Form, kept: frozenset[str] = frozenset(), fuses: Fuses = Fuses.CLIPPING
+) -> Placement:
+    """The placement for a form, without the heavy nodes named in `kept`; on CPUs for a runtime that fuses so much.
+
+    Where activations are fused, results are quantized only for nodes that read them in INT8.
+    """
     heavy = [node for node in heavy_nodes(graph, form) if node.name not in kept]
     read = {str(node.input[0]) for node in heavy}
     if form is Form.TENSORRT:
-        quantized, light = read, carriers.before(graph, read)
+        quantized, light = set(read), carriers.before(graph, read)
     else:
-        quantized = read | {fused.end(node, graph) for node in heavy if not fused.returns_float(node)}
-        light = carriers.reached(graph, quantized, read)
+        ends = {fused.end(node, graph, fuses) for node in heavy if not fused.returns_float(node)}
+        quantized = read | ends if fuses is Fuses.CLIPPING else set(read)
+        light = carriers.reached(graph, read | ends, read, fuses)
     for node in light:
-        quantized |= {*carriers.activations(node, graph), *carriers.results(node, graph)}
+        quantized |= {*carriers.activations(node, graph), *carriers.results(node, graph, fuses)}
+    if fuses is Fuses.ACTIVATIONS:
+        quantized -= carriers.between(light, graph)
     pairs = [*carriers.sharing(light, graph), *concats.sharing(light, graph)]
     return Placement(tuple(heavy), _in_order(graph, quantized), _groups(pairs, quantized))
 
@@ -56,9 +65,10 @@ def _in_order(graph: EditableGraph, quantized: Collection[str]) -> tuple[str, ..
 
 
 def _groups(pairs: Iterable[tuple[str, str]], quantized: Collection[str]) -> tuple[frozenset[str], ...]:
-    """The tensors connected by pairs."""
+    """The quantized ones of the tensors that pairs connect."""
     groups: dict[str, set[str]] = {}
     for pair in pairs:
-        joined = set(pair).union(*(groups.get(name, set()) for name in pair)) & set(quantized)
+        joined = set(pair).union(*(groups.get(name, set()) for name in pair))
         groups.update(dict.fromkeys(joined, joined))
-    return tuple({min(group): frozenset(group) for group in groups.values()}.values())
+    found = {min(group): frozenset(group.intersection(quantized)) for group in groups.values()}
+    return tuple(group for group in found.values() if group)
