@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from deploytool import runtimes
 from deploytool.bundle.int8 import Choice, Why, choice_lines
-from deploytool.results.artifact import Kind
+from deploytool.results.artifact import OPENVINO_GRAPH, Kind
 from deploytool.results.measure import Inferiority, Measure
 from deploytool.results.report import Report, Speed
 from deploytool.spec import SpeedVerdict, Stage
@@ -17,13 +17,14 @@ _RUNNERS: Mapping[str, str] = {runtimes.ORT: "onnxruntime", runtimes.OPENVINO: "
 
 def for_cpu(result: Report) -> dict[str, Choice]:
     """The choice of each runtime for the CPU; the file is that of the run. Both as quantised and there it must hold."""
-    file = Kind.INT8_GRAPH.value
-    speeds = {speed.runner: speed for speed in result.speeds if (speed.stage, speed.file) == (Stage.INT8, file)}
-    measures = _measures(result, Stage.INT8, file)
-    return {
-        runtime: _choice(file, [measures.get(AS_QUANTISED), measures.get(runner)], speeds.get(runner))
-        for runtime, runner in _RUNNERS.items()
-    }
+    own = {graph.file for graph in result.int8.graphs} if result.int8 else set()
+    choices = {}
+    for runtime, runner in _RUNNERS.items():
+        file = OPENVINO_GRAPH if runtime == runtimes.OPENVINO and OPENVINO_GRAPH in own else Kind.INT8_GRAPH.value
+        speeds = {speed.runner: speed for speed in result.speeds if (speed.stage, speed.file) == (Stage.INT8, file)}
+        measures = _measures(result, Stage.INT8, file)
+        choices[runtime] = _choice(file, [measures.get(AS_QUANTISED), measures.get(runner)], speeds.get(runner))
+    return choices
 
 
 def is_choice(result: Report) -> bool:

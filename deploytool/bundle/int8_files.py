@@ -11,16 +11,21 @@ from deploytool.bundle import int8_choice
 from deploytool.bundle.int8 import X86_FEATURES, Choice, Int8Graph, Why
 from deploytool.bundle.manifest import Graph
 from deploytool.data import golden
-from deploytool.results.artifact import ENGINE_ANSWERS, ENGINE_GRAPH, INT8_ANSWERS, LIMITS, Artifact
+from deploytool.results.artifact import ANSWERS, ENGINE_GRAPH, LIMITS, OPENVINO_GRAPH, Artifact, Kind
 from deploytool.results.int8 import Int8
 from deploytool.results.int8_forms import Form
 from deploytool.results.report import Limits, Report
 from deploytool.rewrites.graph import storage
 from deploytool.spec import Precision
 
-ENGINE_PATH = "engines/int8.onnx"  # it is for TensorRT alone, and so no model of the Triton repository
+ENGINE_PATH = "engines/int8.onnx"  # it is for one runtime alone, and so no model of the Triton repository
+_OPENVINO_PATH = "openvino/int8.onnx"
+_ANSWERS: Mapping[str, str] = {
+    Kind.INT8_GRAPH.value: "golden/int8.npz",
+    ENGINE_GRAPH: "golden/int8_engine.npz",
+    OPENVINO_GRAPH: "golden/int8_openvino.npz",
+}  # golden answers as quantised, by the file of the graph in the run
 _STANDARD = ("", "ai.onnx")  # domains of the standard operators
-_ANSWERS, _ENGINE_ANSWERS = "golden/int8.npz", "golden/int8_engine.npz"
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,34 @@ def graph_entry(source: Path, path: str, precision: Precision, io: Precision = P
 
 
 def write(folder: Path, path: str, artifact: Artifact, result: Report, cases: int) -> Int8Files:
-    """Writes the INT8 graphs that the report allows: to `path` the one for CPUs, if a runtime is to have it.
+    """Writes the INT8 graphs that the report allows: those that a runtime is to have, to `path` the one for any.
 
     The one for engines is written if it is not worse as quantised. `cases` is the number of golden cases.
     """
     limits = serde.decode(dict[str, Limits], artifact.notes.get(LIMITS, {}))
     forms = {graph.file: graph.form for graph in serde.decode(Int8, artifact.notes["int8"]).graphs}
     choices = int8_choice.for_cpu(result)
-    places: list[tuple[str, str, str, str]] = []
-    if artifact.path.name in limits and any(choice.path for choice in choices.values()):
-        places.append((artifact.path.name, path, INT8_ANSWERS, _ANSWERS))
-    if ENGINE_GRAPH in limits and int8_choice.engine_graph_holds(result, ENGINE_GRAPH):
-        places.append((ENGINE_GRAPH, ENGINE_PATH, ENGINE_ANSWERS, _ENGINE_ANSWERS))
+    wanted = {choice.path for choice in choices.values()}
+    if int8_choice.engine_graph_holds(result, ENGINE_GRAPH):
+        wanted.add(ENGINE_GRAPH)
+    places = {artifact.path.name: path, ENGINE_GRAPH: ENGINE_PATH, OPENVINO_GRAPH: _OPENVINO_PATH}
+    packed = {file: to for file, to in places.items() if file in wanted and file in limits}
     graphs, int8 = list[Graph](), list[Int8Graph]()
-    for file, to, answers, answers_to in places:
+    for file, to in packed.items():
         source, form = artifact.path.with_name(file), Form(forms[file])
         (folder / to).parent.mkdir(parents=True, exist_ok=True)
         storage.copy(source, folder / to)
-        recorded = golden.read_answers(artifact.path.with_name(answers))
-        golden.write_answers(folder / answers_to, {name: array[:cases] for name, array in recorded.items()})
+        recorded, answers = golden.read_answers(source.with_name(ANSWERS[file])), _ANSWERS[file]
+        golden.write_answers(folder / answers, {name: array[:cases] for name, array in recorded.items()})
         graphs.append(graph_entry(source, to, Precision.INT8))
-        int8.append(Int8Graph(to, form, X86_FEATURES[form], answers_to, limits[file]))
-    if not any(graph.path == path for graph in graphs):
-        return Int8Files(tuple(graphs), tuple(int8), {name: _unproved(each) for name, each in choices.items()})
-    packed = {name: replace(each, path=path if each.path else "") for name, each in choices.items()}
-    return Int8Files(tuple(graphs), tuple(int8), packed)
+        int8.append(Int8Graph(to, form, X86_FEATURES[form], answers, limits[file]))
+    own = {name: _of_bundle(each, packed) for name, each in choices.items()}
+    return Int8Files(tuple(graphs), tuple(int8), own)
 
 
-def _unproved(choice: Choice) -> Choice:
-    """The choice where no device could prove the graph, which therefore is not in the bundle."""
-    return Choice("", Why.NOT_MEASURED, choice.gain) if choice.path else choice
+def _of_bundle(choice: Choice, packed: Mapping[str, str]) -> Choice:
+    """The choice with the path in the bundle; a graph that no device could prove is not there."""
+    if not choice.path:
+        return choice
+    path = packed.get(choice.path, "")
+    return replace(choice, path=path) if path else Choice("", Why.NOT_MEASURED, choice.gain)

@@ -148,7 +148,7 @@ def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
 
 
 def int8_comparisons(given: StageInputs) -> list[PlannedComparison]:
-    """The INT8 graph on the CPU, as quantised and in the kernels of each runtime that is installed, and its engines.
+    """The INT8 graphs on the CPU, as quantised and in the kernels of each runtime that is installed, and the engines.
 
     Where there are engines, the graph that they are built from follows, as quantised. No tolerance applies to any of
     them: they are judged by a metric.
@@ -156,13 +156,14 @@ def int8_comparisons(given: StageInputs) -> list[PlannedComparison]:
     before, steps = given.fp32_graph().made_by, []
     engines = [engine for engine in build_notes(given) if engine.precision is Precision.INT8]
     for artifact in given.chain(Kind.INT8_GRAPH):
-        for runner in (_INT8_EMULATION, "onnxruntime", *(["openvino"] if machine.version("openvino") else [])):
-            start = partial(load_backend(runner).start, artifact.path, "cpu")
-            steps.append(
-                PlannedComparison(artifact.made_by, artifact.path.name, runner, "cpu", before, start, artifact.path)
-            )
+        runs = [(artifact.path, _INT8_EMULATION), (artifact.path, "onnxruntime")]
+        if machine.version("openvino"):
+            own = openvino_graph(artifact.path)
+            runs += [(own, _INT8_EMULATION)] if own else []
+            runs.append((own or artifact.path, "openvino"))
         if engines:
-            path, runner = engine_graph(artifact.path), _INT8_EMULATION
+            runs.append((engine_graph(artifact.path), _INT8_EMULATION))
+        for path, runner in runs:
             start = partial(load_backend(runner).start, path, "cpu")
             steps.append(PlannedComparison(artifact.made_by, path.name, runner, "cpu", before, start, path))
     return [*steps, *(_engine_step(engine, given, before) for engine in engines)]

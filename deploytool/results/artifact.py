@@ -37,13 +37,17 @@ class Kind(str, Enum):
     BUNDLE = "bundle/manifest.json"
 
 
-ENGINE_RANGES = "engine_ranges.npz"  # optional file beside ranges: those of the form that engines are made from
+ENGINE_RANGES = "engine_ranges.npz"  # optional files beside ranges: those of the form that engines are made from,
+OPENVINO_RANGES = "openvino_ranges.npz"  # and of the one that is fastest in OpenVINO
 ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16 and engines are made from
 
-INT8_ANSWERS = "int8_answers.npz"  # files beside an INT8 graph: what it and the one for engines answer as quantised
-ENGINE_ANSWERS = "engine_answers.npz"
 BF16_NOISE = "noise.npz"  # file beside a BF16 graph: what the golden data is in BF16, the noise and the ties
 OPENVINO_GRAPH = "openvino.onnx"  # optional file beside a graph: the form that is fastest in OpenVINO
+ANSWERS: Mapping[str, str] = {
+    Kind.INT8_GRAPH.value: "int8_answers.npz",
+    ENGINE_GRAPH: "engine_answers.npz",
+    OPENVINO_GRAPH: "openvino_answers.npz",
+}  # files beside INT8 graphs, by the name of the graph: what each answers as quantised
 
 
 def openvino_graph(graph: Path) -> Path | None:

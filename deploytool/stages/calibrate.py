@@ -7,12 +7,14 @@ from pathlib import Path
 from deploytool.data import calibration, items
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.precision.int8 import calibrated_graphs
-from deploytool.results.artifact import ENGINE_RANGES, Notes, engine_graph
+from deploytool.results.artifact import ENGINE_RANGES, OPENVINO_RANGES, Notes, engine_graph, openvino_graph
 from deploytool.spec import Job, Model
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the table of values of the FP32 graph, and beside it that of the graph for engines if it is another one.
+    """Writes the table of values of the FP32 graph, and beside it those of the graphs for engines and for OpenVINO.
+
+    These have tables of their own only if they are other graphs.
 
     Raises BadInput for calibration data that cannot be used, or that a check is made on too.
     """
@@ -25,6 +27,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     equalised = calibrated_graphs.write(graph, out, data)
     if (engine := engine_graph(graph)) != graph:
         calibrated_graphs.write(engine, out.with_name(ENGINE_RANGES), data)
+    if best_there := openvino_graph(graph):
+        calibrated_graphs.write(best_there, out.with_name(OPENVINO_RANGES), data)
     return {"cases": len(data.names), "equalised": list(equalised), "remarks": list(remarks)}
 
 

@@ -1,5 +1,7 @@
 """Makes the INT8 graphs: one for CPUs, and one for engines, which is strongly typed with FP16 outside INT8.
 
+Where OpenVINO is installed, one is made for it, from the FP32 graph that is fastest there.
+
 A given graph that is quantised already, which has no ranges, stays as it is, and is described as the others are.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from deploytool import serde
 from deploytool.backends import openvino
 from deploytool.data import batches, calibration, golden
 from deploytool.data.golden import Arrays, Golden
-from deploytool.errors import StageFailed
+from deploytool.errors import BadInput, StageFailed
 from deploytool.exporters import name_scopes
 from deploytool.host import machine
 from deploytool.loading import output_task, weights_file
@@ -41,16 +43,19 @@ from deploytool.precision.int8 import (
 )
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.macs import Int8Share
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.precision.int8.selection import Selected
 from deploytool.results.artifact import (
-    ENGINE_ANSWERS,
+    ANSWERS,
     ENGINE_GRAPH,
     ENGINE_RANGES,
-    INT8_ANSWERS,
     LIMITS,
+    OPENVINO_GRAPH,
+    OPENVINO_RANGES,
     Kind,
     Notes,
     engine_graph,
+    openvino_graph,
 )
 from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
 from deploytool.results.int8_forms import Form
@@ -65,7 +70,7 @@ _COMPARED = 32  # of them, those on which ways to calibrate are compared
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the INT8 graph for CPUs, beside it the one for engines, and what each answers as quantised.
+    """Writes the INT8 graph for CPUs, beside it those for engines and for OpenVINO, and what each answers as quantised.
 
     Without ranges it is the given graph alone.
 
@@ -75,38 +80,58 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     graph = inputs.fp32_graph().path
     if not inputs.chain(Kind.RANGES):
         return _as_given(graph, out, inputs)
-    ranges = inputs.latest(Kind.RANGES)
-    engine = engine_graph(graph)
-    engine_ranges = ranges.path if engine == graph else ranges.path.with_name(ENGINE_RANGES)
-    cases, form, own = _cases(job, inputs), cpu_form(), calibrated_graphs.read(graph, ranges.path)
+    ranges, cases, form = inputs.latest(Kind.RANGES), _cases(job, inputs), cpu_form()
+    own = calibrated_graphs.read(graph, ranges.path)
     kept, searched = _kept(job, inputs, own, cases)
+    names = tuple(name_scopes.shortest_names(kept, *_names(own[0].graph, inputs)))
     remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *searched]
     for_cpu = selection.best(own, form, kept, cases[:_COMPARED])
-    for_engine = selection.best(calibrated_graphs.read(engine, engine_ranges), Form.TENSORRT, kept, cases[:_COMPARED])
-    storage.save(for_cpu.graph, out)
-    storage.save(for_engine.graph, out.with_name(ENGINE_GRAPH))
-    own_graph = replace(
-        _described(out.name, form, for_cpu), in_kernels=_in_kernels(out, form, for_cpu.base.graph, for_cpu.graph)
-    )
-    graphs = (own_graph, _described(ENGINE_GRAPH, Form.TENSORRT, for_engine))
-    limits, unproved = _answers_as_quantised(out, inputs.golden())
+    made = {out.name: (form, for_cpu)}
+    for file, bases, other, fuses in _variants(graph, ranges.path, own):
+        same = {name: _nodes_named(name, bases[0].graph, inputs) for name in names}
+        made[file] = (other, selection.best(bases, other, kept.union(*same.values()), cases[:_COMPARED], fuses))
+        remarks += [f"{file} has no layer {name} to keep out of INT8" for name, nodes in same.items() if not nodes]
+    for file, (_, selected) in made.items():
+        storage.save(selected.graph, out.with_name(file))
+    limits, unproved = _answers_as_quantised(out, made, inputs.golden())
     result = Int8(
         cases=serde.decode(int, ranges.notes["cases"]),
-        graphs=graphs,
-        kept=tuple(name_scopes.shortest_names(kept, *_names(own[0].graph, inputs))),
+        graphs=tuple(_described(out.with_name(file), *each) for file, each in made.items()),
+        kept=names,
         noisiest=_noisiest(for_cpu.base.graph, for_cpu.graph, inputs.golden().inputs),
     )
     remarks += [*_findings(for_cpu, cases[:_COMPARED], inputs), *unproved]
     return {"int8": serde.encode(result), LIMITS: serde.encode(limits), "remarks": remarks}
 
 
-def _answers_as_quantised(out: Path, sample: Golden) -> tuple[dict[str, Limits], list[str]]:
+def _variants(
+    graph: Path, ranges: Path, own: list[CalibratedGraph]
+) -> Iterator[tuple[str, list[CalibratedGraph], Form, Fuses]]:
+    """The INT8 graphs beside the one for CPUs: file, the FP32 graph that each is made from, form, and what is fused."""
+    engine = engine_graph(graph)
+    bases = own if engine == graph else calibrated_graphs.read(engine, ranges.with_name(ENGINE_RANGES))
+    yield ENGINE_GRAPH, bases, Form.TENSORRT, Fuses.CLIPPING
+    if openvino.is_installed():
+        best = openvino_graph(graph)
+        bases = calibrated_graphs.read(best, ranges.with_name(OPENVINO_RANGES)) if best else own
+        yield OPENVINO_GRAPH, bases, cpu_form(), Fuses.ACTIVATIONS
+
+
+def _nodes_named(name: str, graph: onnx.ModelProto, inputs: StageInputs) -> frozenset[str]:
+    """The nodes of another form of the graph that have this name or are in the module of this name, if any."""
+    try:
+        return name_scopes.matching_nodes([name], *_names(graph, inputs))
+    except BadInput:
+        return frozenset()
+
+
+def _answers_as_quantised(out: Path, files: Iterable[str], sample: Golden) -> tuple[dict[str, Limits], list[str]]:
     """Writes what each graph answers to the golden cases; how far kernels may be from it by file, and remarks.
 
     A graph that cannot be emulated has no answers: no device could prove it, and no bundle has it.
     """
     limits, remarks = dict[str, Limits](), list[str]()
-    for graph, file in ((out, INT8_ANSWERS), (out.with_name(ENGINE_GRAPH), ENGINE_ANSWERS)):
+    for graph in map(out.with_name, files):
         loaded = storage.load(graph)
         try:
             answers = int8_answers.record(loaded, sample.inputs)
@@ -114,7 +139,7 @@ def _answers_as_quantised(out: Path, sample: Golden) -> tuple[dict[str, Limits],
         except StageFailed as error:
             remarks.append(f"{graph.name} cannot be run as quantised, so no bundle has it: {error}")
             continue
-        golden.write_answers(out.with_name(file), answers)
+        golden.write_answers(out.with_name(ANSWERS[graph.name]), answers)
     return limits, remarks
 
 
@@ -205,20 +230,22 @@ def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
 
 
 def _in_kernels(path: Path, form: Form, base: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, float]:
-    """The share of what may be INT8 that each runtime runs by INT8 kernels on this machine."""
-    run = {"ONNX Runtime": executed.in_onnxruntime(executed.onnxruntime_graph(quantized))}
-    if openvino.is_installed():
+    """The share of what may be INT8 that each runtime that gets the graph runs by INT8 kernels on this machine."""
+    run = dict[str, frozenset[str]]()
+    if path.name == Kind.INT8_GRAPH.value:
+        run["ONNX Runtime"] = executed.in_onnxruntime(executed.onnxruntime_graph(quantized))
+    if openvino.is_installed() and path == (openvino_graph(path) or path):
         run["OpenVINO"] = executed.in_openvino(openvino.runtime_model(path))
     counts, allowed = macs.count(base), quantize.candidates(base, form)
     return {name: macs.share(counts, nodes, allowed).of_allowed for name, nodes in run.items()}
 
 
-def _described(file: str, form: Form, chosen: Selected) -> Int8Graph:
-    """What is known of an INT8 graph; raises StageFailed if nothing of it is INT8."""
-    share, trial = _share(chosen.base.graph, chosen.graph, form), chosen.trial
-    return Int8Graph(
-        file, form, trial.method, trial.equalised, trial.corrected, trial.error, share.of_allowed, share.of_all
-    )
+def _described(path: Path, form: Form, chosen: Selected) -> Int8Graph:
+    """What is known of the INT8 graph in a file; raises StageFailed if nothing of it is INT8."""
+    base, trial = chosen.base.graph, chosen.trial
+    share, run = _share(base, chosen.graph, form), _in_kernels(path, form, base, chosen.graph)
+    how = trial.method, trial.equalised, trial.corrected, trial.error
+    return Int8Graph(path.name, form, *how, share.of_allowed, share.of_all, run)
 
 
 def _share(base: onnx.ModelProto, quantized: onnx.ModelProto, form: Form) -> Int8Share:

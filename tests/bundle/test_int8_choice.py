@@ -9,7 +9,8 @@ import pytest
 from deploytool.bundle import int8_choice
 from deploytool.bundle.int8 import Choice, Why, choice_lines
 from deploytool.bundle.int8_choice import AS_QUANTISED
-from deploytool.results.artifact import ENGINE_GRAPH, Kind
+from deploytool.results.artifact import ENGINE_GRAPH, OPENVINO_GRAPH, Kind
+from deploytool.results.int8 import Int8, Int8Graph
 from deploytool.results.measure import Inferiority, MeasuredArtifact
 from deploytool.results.report import SCHEMA, Gain, Report, Speed
 from deploytool.spec import SpeedVerdict, Stage, Status
@@ -51,6 +52,15 @@ def test_each_runtime_has_a_choice_of_its_own() -> None:
     assert choice(artifacts, speeds).why is Why.NO_GAIN
     assert choice(artifacts, speeds, "openvino").path == FILE
     assert choice(artifacts[:2], speeds, "openvino").why is Why.NOT_MEASURED
+
+
+def test_openvino_gets_its_own_graph_where_the_run_has_one() -> None:
+    described = Int8Graph(OPENVINO_GRAPH, "u8s8", "mse", False, False, 0.0, 1.0, 1.0)
+    artifacts = [measured(OPENVINO_GRAPH, name) for name in (AS_QUANTISED, "openvino")]
+    speeds = [speed("openvino", FASTER, OPENVINO_GRAPH), speed("openvino", SLOWER)]
+    result = replace(packed.judged(EMPTY, artifacts, speeds), int8=Int8(24, (described,)))
+    assert int8_choice.for_cpu(result)["openvino"] == Choice(OPENVINO_GRAPH, Why.FASTER, FASTER)
+    assert int8_choice.for_cpu(result)["ort"].why is Why.NOT_MEASURED
 
 
 def test_an_uneven_machine_gives_no_int8() -> None:

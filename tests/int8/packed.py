@@ -14,7 +14,7 @@ from deploytool.data import images
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline import runner
 from deploytool.results import report
-from deploytool.results.artifact import ENGINE_GRAPH, Kind
+from deploytool.results.artifact import ENGINE_GRAPH, OPENVINO_GRAPH, Kind
 from deploytool.results.measure import AGREEMENT, Difference, Inferiority, Measure, MeasuredArtifact, Measures
 from deploytool.results.report import Gain, Report, Speed
 from deploytool.spec import Job, Model, Options, Source, Stage, Status
@@ -42,8 +42,8 @@ def measured(file: str, runner_name: str, verdict: Inferiority = Inferiority.NOT
     return MeasuredArtifact(Stage.INT8, file, runner_name, "cpu", Status.MEASURED, measure)
 
 
-def speed(runner_name: str, gain: Gain | None = FASTER) -> Speed:
-    return Speed(Stage.INT8, Kind.INT8_GRAPH.value, runner_name, Status.MEASURED, 1.0, 2.0, 2.0, own_gain=gain)
+def speed(runner_name: str, gain: Gain | None = FASTER, file: str = Kind.INT8_GRAPH.value) -> Speed:
+    return Speed(Stage.INT8, file, runner_name, Status.MEASURED, 1.0, 2.0, 2.0, own_gain=gain)
 
 
 def judged(given: Report, artifacts: Sequence[MeasuredArtifact], speeds: Sequence[Speed]) -> Report:
@@ -67,10 +67,10 @@ def write(inputs: StageInputs, folder: Path, artifacts: Sequence[MeasuredArtifac
 
 def acceptable_rows(*, slower: bool = False) -> tuple[list[MeasuredArtifact], list[Speed]]:
     """The measures and speeds of INT8 graphs that are faster and not worse; with `slower` by another factor."""
-    file = Kind.INT8_GRAPH.value
-    artifacts = [measured(file, name) for name in (AS_QUANTISED, *RUNNERS)]
+    files, gain = (Kind.INT8_GRAPH.value, OPENVINO_GRAPH), Gain(1.2, 1.1, 1.3) if slower else FASTER
+    artifacts = [measured(file, name) for file in files for name in (AS_QUANTISED, *RUNNERS)]
     artifacts.append(measured(ENGINE_GRAPH, AS_QUANTISED))
-    return artifacts, [speed(name, Gain(1.2, 1.1, 1.3) if slower else FASTER) for name in RUNNERS]
+    return artifacts, [speed(name, gain, file) for file in files for name in RUNNERS]
 
 
 def acceptable(inputs: StageInputs, folder: Path) -> Path:

@@ -7,5 +7,5 @@ import sys
 from deploytool.backends import onnxruntime
 from deploytool.device import worker
 
-onnxruntime.forbid_saturation = lambda _: None
+onnxruntime.forbid_saturation = lambda options: None
 worker.main(sys.argv[1])

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from deploytool.precision.int8 import calibration, equalisation, quantize
 from deploytool.precision.int8.activations import Batches
 from deploytool.precision.int8.calibration import Table
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import storage
 
@@ -54,4 +55,5 @@ def _beside(table: Path, suffix: str) -> Path:
 
 def _tensors(graph: ModelProto) -> list[str]:
     """The tensors whose values any form of an INT8 graph needs."""
-    return list(dict.fromkeys(name for form in Form for name in quantize.activations(graph, form)))
+    placed = (quantize.activations(graph, form, fuses) for form in Form for fuses in Fuses)
+    return list(dict.fromkeys(name for names in placed for name in names))

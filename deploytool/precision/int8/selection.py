@@ -17,6 +17,7 @@ from deploytool.data.golden import Arrays
 from deploytool.precision.int8 import activations, bias_correction, macs, quantize
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.calibration import Method
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph
 
@@ -46,11 +47,17 @@ class Selected:
     trials: tuple[Trial, ...]
 
 
-def best(bases: Sequence[CalibratedGraph], form: Form, kept: frozenset[str], cases: Sequence[Arrays]) -> Selected:
+def best(
+    bases: Sequence[CalibratedGraph],
+    form: Form,
+    kept: frozenset[str],
+    cases: Sequence[Arrays],
+    fuses: Fuses = Fuses.CLIPPING,
+) -> Selected:
     """The calibration of a form with the least error on calibration cases, computed exactly as quantised.
 
     Every method is tried on every graph, and corrected biases on the best of them. `kept` are the nodes to keep out of
-    INT8.
+    INT8, and `fuses` is what the kernels of the runtime fuse.
     """
     names = compared(bases[0].graph)
     expected = results(bases[0].graph, cases, names)
@@ -58,7 +65,7 @@ def best(bases: Sequence[CalibratedGraph], form: Form, kept: frozenset[str], cas
     for base in bases:
         for method in Method:
             ranges = base.table.ranges(method, symmetric=form is Form.TENSORRT)
-            graph = quantize.quantize(base.graph, ranges, form, kept)
+            graph = quantize.quantize(base.graph, ranges, form, kept, fuses)
             trial = Trial(method, base.equalised, False, error(results(graph, cases, names), expected))
             found.append(Selected(graph, base, trial, ()))
     chosen = min(found, key=lambda each: each.trial.error)

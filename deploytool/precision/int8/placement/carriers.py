@@ -18,9 +18,7 @@ _COMPUTING = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool")
 _ACTIVATIONS = ("Sigmoid", "LeakyRelu")  # with INT8 kernels in ONNX Runtime
 
 
-def reached(
-    graph: EditableGraph, quantized: Collection[str], read: Collection[str], fuses: Fuses
-) -> list[NodeProto]:
+def reached(graph: EditableGraph, quantized: Collection[str], read: Collection[str], fuses: Fuses) -> list[NodeProto]:
     """The light nodes between INT8 results and the INT8 inputs `read` of heavy nodes, in graph order."""
     light = (*_MOVING, *_COMPUTING, *(_ACTIVATIONS if fuses is Fuses.CLIPPING else ()))
     available, found = set(quantized), list[NodeProto]()

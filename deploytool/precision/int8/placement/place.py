@@ -52,10 +52,12 @@ def place(
         light = carriers.reached(graph, read | ends, read, fuses)
     for node in light:
         quantized |= {*carriers.activations(node, graph), *carriers.results(node, graph, fuses)}
+    pairs = [*carriers.sharing(light, graph), *concats.sharing(light, graph)]
+    groups = _groups(pairs, quantized)
     if fuses is Fuses.ACTIVATIONS:
         quantized -= carriers.between(light, graph)
-    pairs = [*carriers.sharing(light, graph), *concats.sharing(light, graph)]
-    return Placement(tuple(heavy), _in_order(graph, quantized), _groups(pairs, quantized))
+    shared = (group.intersection(quantized) for group in groups)
+    return Placement(tuple(heavy), _in_order(graph, quantized), tuple(group for group in shared if group))
 
 
 def _in_order(graph: EditableGraph, quantized: Collection[str]) -> tuple[str, ...]:
@@ -65,10 +67,9 @@ def _in_order(graph: EditableGraph, quantized: Collection[str]) -> tuple[str, ..
 
 
 def _groups(pairs: Iterable[tuple[str, str]], quantized: Collection[str]) -> tuple[frozenset[str], ...]:
-    """The quantized ones of the tensors that pairs connect."""
+    """The tensors connected by pairs."""
     groups: dict[str, set[str]] = {}
     for pair in pairs:
-        joined = set(pair).union(*(groups.get(name, set()) for name in pair))
+        joined = set(pair).union(*(groups.get(name, set()) for name in pair)) & set(quantized)
         groups.update(dict.fromkeys(joined, joined))
-    found = {min(group): frozenset(group.intersection(quantized)) for group in groups.values()}
-    return tuple(group for group in found.values() if group)
+    return tuple({min(group): frozenset(group) for group in groups.values()}.values())
