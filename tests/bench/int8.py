@@ -1,8 +1,9 @@
 """Times INT8 graphs of the zoo interleaved with those of other quantisers, in one process: `make bench`.
 
-Ours is the form for this processor of the shipped FP32 graph, in ONNX Runtime and in OpenVINO; the peers are what
-`onnxruntime.quantization` and nncf make of the plain export with their defaults, each in its own runtime. All ranges
-are those of the golden cases, because speed does not depend on them. `--out FILE` writes the table after each row.
+Ours is the form for this processor of the FP32 graphs that are shipped for ONNX Runtime and for OpenVINO; the peers are
+what `onnxruntime.quantization` and nncf make of the plain export with their defaults, each in its own runtime. All
+ranges are those of the golden cases, because speed does not depend on them. `--out FILE` writes the table after each
+row.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from deploytool.host import machine
 from deploytool.loading import catalog
 from deploytool.parity import checks
 from deploytool.pipeline import runner
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.precision.int8.quantize import quantize
 from deploytool.results.artifact import openvino_graph
 from deploytool.rewrites.graph import storage
@@ -106,19 +108,24 @@ def _starters(
     weights: Path, shipped: Path, cases: Arrays, threads: int, folder: Path
 ) -> tuple[Starters, dict[str, str]]:
     """A function for each graph that starts its session, and reasons for peers that are missing."""
-    plain, ours = folder / "plain.onnx", folder / "int8.onnx"
+    plain, ours, ours_openvino = folder / "plain.onnx", folder / "int8.onnx", folder / "int8_openvino.onnx"
     plain.write_bytes(rivals.export_onnx(weights, cases))
-    graph = storage.load(shipped)
-    storage.save(quantize(graph, measured_ranges(graph, cases), int8.cpu_form()), ours)
+    for_openvino = openvino_graph(shipped) or shipped
+    for source, out, fuses in (
+        (shipped, ours, Fuses.CLIPPING),
+        (for_openvino, ours_openvino, Fuses.ACTIVATIONS),
+    ):
+        graph = storage.load(source)
+        storage.save(quantize(graph, measured_ranges(graph, cases), int8.cpu_form(), fuses=fuses), out)
     count = len(next(iter(cases.values())))
     each = [{name: array[index : index + 1] for name, array in cases.items()} for index in range(count)]
     theirs = quantizers.onnxruntime_defaults(plain, each, folder / "quantization.onnx")
     starters: Starters = {
         ORT: partial(quantizers.onnxruntime_session, plain, threads),
         FP32: partial(onnxruntime.start, shipped, "cpu", threads),
-        FP32_OPENVINO: partial(openvino.start, openvino_graph(shipped) or shipped, "cpu", threads),
-        INT8: partial(quantizers.onnxruntime_session, ours, threads),
-        INT8_OPENVINO: partial(openvino.start, ours, "cpu", threads),
+        FP32_OPENVINO: partial(openvino.start, for_openvino, "cpu", threads),
+        INT8: partial(onnxruntime.start, ours, "cpu", threads),
+        INT8_OPENVINO: partial(openvino.start, ours_openvino, "cpu", threads),
         QUANTIZATION: partial(quantizers.onnxruntime_session, theirs, threads),
     }
     try:

@@ -9,9 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deploytool.precision.int8.placement import fused
+from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.precision.int8.quantize import activations, candidates, quantize
 from deploytool.precision.int8.value_range import ValueRange
 from deploytool.results.int8_forms import Form
+from deploytool.rewrites.graph.editable import EditableGraph
 from tests.precision.int8 import graphs
 from tests.precision.int8.ranges import measured_ranges
 
@@ -44,6 +47,42 @@ def test_hard_swish_runs_in_floating_point_between_int8_nodes() -> None:
         expected = {"c", "h"} if form in CPU else {"h"}  # before and after it
         assert {"c", "h"} & set(activations(graph, form)) == expected
         assert {"/c/Conv", "/k/Conv"} < set(candidates(graph, form))
+
+
+def test_where_activations_are_fused_only_what_int8_nodes_read_is_quantized() -> None:
+    for form in CPU:
+        assert {"c", "g", "m"} & set(activations(graphs.body("swish"), form, Fuses.ACTIVATIONS)) == {"m"}
+        assert {"c", "h"} & set(activations(graphs.body("hard-swish"), form, Fuses.ACTIVATIONS)) == {"h"}
+        swish, tensorrt = graphs.body("swish"), Form.TENSORRT
+        assert activations(swish, tensorrt, Fuses.ACTIVATIONS) == activations(swish, tensorrt)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "end"),
+    [
+        ("g = Sigmoid(c) y = Mul(c, g) e = Tanh(x)", "y"),
+        ("g = HardSigmoid(c) m = Mul(g, c) y = Clip(m) e = Tanh(x)", "y"),
+        ("g = Sigmoid(c) y = Mul(c, g) e = Tanh(c)", "c"),  # a third node reads the convolution
+        ("g = Sigmoid(c) y = Mul(c, g) e = Tanh(g)", "c"),  # another node reads the gate
+        ("g = Sigmoid(x) y = Mul(c, g) e = Tanh(c)", "c"),  # the gate is that of another tensor
+        ("g = Sigmoid(c) y = Add(c, g) e = Tanh(x)", "c"),
+    ],
+)
+def test_a_kernel_ends_with_the_product_of_a_result_and_its_own_activation(nodes: str, end: str) -> None:
+    text = "g (float[batch,8,12,12] x) => (float[batch,8,12,12] y, float[batch,8,12,12] e)"
+    text = f'<ir_version: 8, opset_import: ["" : 18]> {text} {{ c = Conv(x, w0, b0) {nodes} }}'
+    graph = EditableGraph(graphs.weighted(text, graphs.CONV))
+    assert fused.end(graph.nodes[0], graph, Fuses.ACTIVATIONS) == end
+    assert fused.end(graph.nodes[0], graph, Fuses.CLIPPING) == "c"
+
+
+def test_a_chain_that_moves_values_is_quantized_at_its_ends_where_it_is_fused() -> None:
+    assert {*"cstu"} < set(activations(graphs.body("shuffle"), Form.U8S8))
+    graph = graphs.body("shuffle")
+    assert {*"cstu"} & set(activations(graph, Form.U8S8, Fuses.ACTIVATIONS)) == {*"cu"}
+    made = quantize(graph, measured_ranges(graph, graphs.inputs()), Form.U8S8, fuses=Fuses.ACTIVATIONS)
+    found = scales_of(made)
+    assert found["c"] == found["u"]
 
 
 def test_concat_inputs_share_a_scale_with_its_output() -> None:
