@@ -13,7 +13,7 @@ from torch import nn
 from deploytool import serde
 from deploytool.backends import eager, int8_saturation
 from deploytool.errors import BadInput
-from deploytool.host import disk, memory_estimate
+from deploytool.host import disk, machine, memory_estimate
 from deploytool.loading import output_task
 from deploytool.loading.graph import definition, structure, trial
 from deploytool.loading.module import build
@@ -109,7 +109,11 @@ def _saturation_remarks(model: Model) -> list[str]:
         return []
     named = f"{len(layers)} quantised layers, such as {layers[0]}," if len(layers) > 1 else layers[0]
     cause = "can saturate on x86 processors without VNNI: INT8 weights of 8 bits"
-    return [f"{named} {cause}; here ONNX Runtime runs with session.x64quantprecision=1, which prevents it"]
+    with_vnni, without = (
+        "this processor has VNNI",
+        "ONNX Runtime runs with session.x64quantprecision=1, which prevents it",
+    )
+    return [f"{named} {cause}; here {without if machine.saturates_int8() else with_vnni}"]
 
 
 def _remarks(model: Model) -> list[str]:

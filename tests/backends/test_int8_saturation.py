@@ -148,3 +148,16 @@ def test_a_fused_graph_has_no_saturation_in_our_sessions(form: Form) -> None:
         result = session(x=np.full((2, 8), highest, np.float32))["y"]
     expected = min(np.rint(8 * highest * int(codes[0, 0]) / 2048), highest) * 2048
     np.testing.assert_array_equal(result, np.full((2, 4), expected, np.float32))
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_exact_kernels_are_asked_for_only_where_others_saturate(
+    saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "saturates_int8", lambda: saturates)
+    options = onnxruntime._session_options(1, optimise=True)
+    if saturates:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
