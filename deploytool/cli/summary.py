@@ -14,7 +14,7 @@ from deploytool.errors import DeployError
 from deploytool.host import disk, side_files
 from deploytool.results import blame as results_blame
 from deploytool.results import measure_lines, runners, verdict
-from deploytool.results.artifact import ENGINE_GRAPH, PAGE, Kind
+from deploytool.results.artifact import PAGE, VARIANTS, Kind
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.measure import MeasuredArtifact, Measures
 from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
@@ -72,7 +72,7 @@ def _show_measures(console: Console, measures: Measures) -> None:
 def _name(artifact: Comparison | MeasuredArtifact) -> str:
     """The file of an artifact; for a further run of it, how it is run."""
     how = runners.LABELS.get(artifact.runner, "")
-    if artifact.file == ENGINE_GRAPH:
+    if artifact.file in VARIANTS:
         return runners.artifact(artifact.stage, artifact.file, artifact.runner)
     return f"  {how}" if runners.is_further(artifact.runner) else f"{artifact.stage}/{artifact.file} {how}".strip()
 
@@ -175,7 +175,7 @@ def _fp16_lines(report: Report) -> list[str]:
 
 def _int8_lines(report: Report) -> list[str]:
     """How each INT8 graph was made, how fast it is, and which runtime would get it from a bundle."""
-    made = [f"INT8, {graph.summary}" for graph in report.int8.graphs] if report.int8 else []
+    made = [f"{graph.file}, {graph.summary}" for graph in report.int8.graphs] if report.int8 else []
     packed = (f"in a bundle {line}" for line in int8_choice.lines(report))
     return [*made, *verdict.int8_gain_lines(report), *packed]
 

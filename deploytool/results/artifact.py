@@ -43,6 +43,7 @@ ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16
 
 BF16_NOISE = "noise.npz"  # file beside a BF16 graph: what the golden data is in BF16, the noise and the ties
 OPENVINO_GRAPH = "openvino.onnx"  # optional file beside a graph: the form that is fastest in OpenVINO
+VARIANTS = (ENGINE_GRAPH, OPENVINO_GRAPH)  # files that are named where the stage alone stands for its own graph
 ANSWERS: Mapping[str, str] = {
     Kind.INT8_GRAPH.value: "int8_answers.npz",
     ENGINE_GRAPH: "engine_answers.npz",

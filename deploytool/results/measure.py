@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deploytool.results import runners
-from deploytool.results.artifact import ENGINE_GRAPH
+from deploytool.results.artifact import VARIANTS
 from deploytool.spec import Stage, Status, StrEnum, Task
 
 AGREEMENT = "agreement"  # the metric where neither labels nor a metric are given: with the decisions of the source
@@ -58,8 +58,8 @@ class MeasuredArtifact:
 
     @property
     def label(self) -> str:
-        """The stage, with the runner if the graph is run in several ways; the graph for engines by its file."""
-        if self.file == ENGINE_GRAPH:
+        """The stage, with the runner if the graph is run in several ways; a variant of the graph by its file."""
+        if self.file in VARIANTS:
             return runners.artifact(self.stage, self.file, self.runner)
         return runners.label(self.stage, self.runner)
 

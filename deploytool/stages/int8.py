@@ -86,12 +86,13 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     names = tuple(name_scopes.shortest_names(kept, *_names(own[0].graph, inputs)))
     remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *searched]
     for_cpu = selection.best(own, form, kept, cases[:_COMPARED])
-    made = {out.name: (form, for_cpu)}
+    made = {out.name: (form, Fuses.CLIPPING, for_cpu)}
     for file, bases, other, fuses in _variants(graph, ranges.path, own):
         same = {name: _nodes_named(name, bases[0].graph, inputs) for name in names}
-        made[file] = (other, selection.best(bases, other, kept.union(*same.values()), cases[:_COMPARED], fuses))
+        best = selection.best(bases, other, kept.union(*same.values()), cases[:_COMPARED], fuses)
+        made[file] = (other, fuses, best)
         remarks += [f"{file} has no layer {name} to keep out of INT8" for name, nodes in same.items() if not nodes]
-    for file, (_, selected) in made.items():
+    for file, (*_, selected) in made.items():
         storage.save(selected.graph, out.with_name(file))
     limits, unproved = _answers_as_quantised(out, made, inputs.golden())
     result = Int8(
@@ -145,14 +146,15 @@ def _answers_as_quantised(out: Path, files: Iterable[str], sample: Golden) -> tu
 
 def _as_given(graph: Path, out: Path, inputs: StageInputs) -> Notes:
     """Copies a graph that came with Q/DQ nodes, and compares it with the FP32 graph behind them on the golden cases."""
-    given, sample, form = storage.load(graph), inputs.golden().inputs, cpu_form()
+    given, sample = storage.load(graph), inputs.golden().inputs
     base = unquantised.strip(given)
     names = selection.compared(base)
     error = selection.error(selection.results(given, [sample], names), selection.results(base, [sample], names))
     storage.save(given, out)
-    share = _share(base, given, form)
+    allowed = quantize.candidates(base, cpu_form())
+    share = _share(base, given, allowed)
     described = Int8Graph(out.name, AS_GIVEN, OWN_RANGES, False, False, error, share.of_allowed, share.of_all)
-    described = replace(described, in_kernels=_in_kernels(out, form, base, given))
+    described = replace(described, in_kernels=_in_kernels(out, allowed, base, given))
     refused = refusals.refusals(given)
     remarks = [f"TensorRT does not take the graph: {refused[0].sentence}"] if refused else []
     result = Int8(cases=0, graphs=(described,), noisiest=_noisiest(base, given, sample))
@@ -229,28 +231,31 @@ def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
     return cases[:_CASES]
 
 
-def _in_kernels(path: Path, form: Form, base: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, float]:
+def _in_kernels(
+    path: Path, allowed: Sequence[str], base: onnx.ModelProto, quantized: onnx.ModelProto
+) -> dict[str, float]:
     """The share of what may be INT8 that each runtime that gets the graph runs by INT8 kernels on this machine."""
     run = dict[str, frozenset[str]]()
     if path.name == Kind.INT8_GRAPH.value:
         run["ONNX Runtime"] = executed.in_onnxruntime(executed.onnxruntime_graph(quantized))
     if openvino.is_installed() and path == (openvino_graph(path) or path):
         run["OpenVINO"] = executed.in_openvino(openvino.runtime_model(path))
-    counts, allowed = macs.count(base), quantize.candidates(base, form)
+    counts = macs.count(base)
     return {name: macs.share(counts, nodes, allowed).of_allowed for name, nodes in run.items()}
 
 
-def _described(path: Path, form: Form, chosen: Selected) -> Int8Graph:
+def _described(path: Path, form: Form, fuses: Fuses, chosen: Selected) -> Int8Graph:
     """What is known of the INT8 graph in a file; raises StageFailed if nothing of it is INT8."""
     base, trial = chosen.base.graph, chosen.trial
-    share, run = _share(base, chosen.graph, form), _in_kernels(path, form, base, chosen.graph)
+    allowed = quantize.candidates(base, form, fuses)
+    share, run = _share(base, chosen.graph, allowed), _in_kernels(path, allowed, base, chosen.graph)
     how = trial.method, trial.equalised, trial.corrected, trial.error
     return Int8Graph(path.name, form, *how, share.of_allowed, share.of_all, run)
 
 
-def _share(base: onnx.ModelProto, quantized: onnx.ModelProto, form: Form) -> Int8Share:
+def _share(base: onnx.ModelProto, quantized: onnx.ModelProto, allowed: Sequence[str]) -> Int8Share:
     """What of the multiply-accumulates is INT8; raises StageFailed if none is."""
-    share = macs.share(macs.count(base), macs.in_graph(quantized), quantize.candidates(base, form))
+    share = macs.share(macs.count(base), macs.in_graph(quantized), allowed)
     if not share.int8:
         raise StageFailed("no convolution or product is INT8", f"leave --keep out, or deploy the {Stage.FP16} graph")
     return share

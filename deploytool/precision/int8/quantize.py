@@ -29,9 +29,9 @@ from deploytool.rewrites.graph.editable import EditableGraph
 _INFERRED = ("onnx.infer", "onnxruntime.quant")  # without it the quantizer writes the graph to a file and reads it
 
 
-def candidates(graph: onnx.ModelProto, form: Form) -> tuple[str, ...]:
+def candidates(graph: onnx.ModelProto, form: Form, fuses: Fuses = Fuses.CLIPPING) -> tuple[str, ...]:
     """The names of the heavy nodes that the rules allow in INT8, in graph order."""
-    return tuple(node.name for node in place.heavy_nodes(EditableGraph(conversion.with_names(graph)), form))
+    return tuple(node.name for node in place.heavy_nodes(EditableGraph(conversion.with_names(graph)), form, fuses))
 
 
 def activations(graph: onnx.ModelProto, form: Form, fuses: Fuses = Fuses.CLIPPING) -> tuple[str, ...]:

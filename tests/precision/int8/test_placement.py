@@ -127,6 +127,16 @@ def test_depthwise_convolutions_and_gates_stay_fp16_in_tensorrt_only() -> None:
             assert set(candidates(graph, form)) == everything
 
 
+def test_depthwise_convolutions_with_large_windows_stay_fp32_in_openvino() -> None:
+    for size in (5, 7):
+        nodes = f"d = Conv<group=8, pads=[{', '.join([str(size // 2)] * 4)}]>(r, wd, b1) {graphs.TAIL.format('d')}"
+        graph = graphs.weighted(
+            f"{graphs.HEAD} {{{graphs.FIRST} {nodes}}}", graphs.CONV | graphs.FC | {"wd": (8, 1, size, size)}
+        )
+        assert ("/d/Conv" in candidates(graph, Form.U8S8, Fuses.ACTIVATIONS)) == (size == 5)
+        assert "/d/Conv" in candidates(graph, Form.U8S8)
+
+
 def test_the_scores_of_the_last_layer_are_not_rounded_to_8_bits() -> None:
     for form in Form:
         assert "y" not in activations(graphs.body("residual"), form)

@@ -30,9 +30,11 @@ class Placement:
     shared: tuple[frozenset[str], ...]
 
 
-def heavy_nodes(graph: EditableGraph, form: Form) -> list[NodeProto]:
+def heavy_nodes(graph: EditableGraph, form: Form, fuses: Fuses = Fuses.CLIPPING) -> list[NodeProto]:
     """The nodes that multiply by constant weights and that every rule allows in INT8."""
-    return [node for node in graph.nodes if all(rule.allows(node, graph, form) for rule in _RULES)]
+    nodes = [node for node in graph.nodes if all(rule.allows(node, graph, form) for rule in _RULES)]
+    is_small = fuses is Fuses.CLIPPING
+    return [node for node in nodes if is_small or not depthwise.has_large_window(node, graph)]
 
 
 def place(
@@ -42,7 +44,7 @@ def place(
 
     Where activations are fused, results are quantized only for nodes that read them in INT8.
     """
-    heavy = [node for node in heavy_nodes(graph, form) if node.name not in kept]
+    heavy = [node for node in heavy_nodes(graph, form, fuses) if node.name not in kept]
     read = {str(node.input[0]) for node in heavy}
     if form is Form.TENSORRT:
         quantized, light = set(read), carriers.before(graph, read)
