@@ -1,4 +1,4 @@
-"""The three rewrites of a channel shuffle: absorb it, gather it, densify the convolution after it."""
+"""The rewrites of a channel shuffle: absorb it, delay it, gather it, densify the convolution after it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from tests.rewrites.builder import GraphBuilder, assert_exact, assert_skipped, op_types
 
 SHUFFLE_REWRITES = ("absorb_shuffle", "gather_shuffle", "densify_shuffled")
+ALL = (*SHUFFLE_REWRITES, "delay_shuffle")
 
 
 def shuffle_model(groups: tuple[int, int, int], depthwise: str, pool: bool = False, seed: int = 0) -> onnx.ModelProto:
@@ -43,6 +44,27 @@ def test_next_to_an_ungrouped_convolution(name: str, groups: tuple[int, int, int
     assert "Transpose" not in op_types(after)
     if name == "absorb_shuffle":
         assert not {"Gather", "Reshape", "Concat"} & set(op_types(after))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("groups", [(2, 2, 2), (3, 3, 3), (4, 6, 2), (2, 4, 3), (1, 3, 3)])
+@pytest.mark.parametrize("gathered", [False, True])
+def test_behind_the_layers_that_make_its_tensor_smaller(
+    gathered: bool, groups: tuple[int, int, int], pool: bool
+) -> None:
+    model = shuffle_model(groups, "after", pool=pool)
+    if gathered:
+        model = assert_exact(model, "gather_shuffle", 1)
+    kinds = op_types(assert_exact(model, "delay_shuffle", 1))
+    smaller = kinds.index("AveragePool") if pool else [i for i, kind in enumerate(kinds) if kind == "Conv"][2]
+    assert kinds[smaller + 1 :][:3] == (
+        ["Gather", "Conv", "Sigmoid"] if gathered else ["Reshape", "Transpose", "Reshape"]
+    )
+
+
+@pytest.mark.parametrize("depthwise", ["before", "nowhere"])
+def test_a_shuffle_before_no_smaller_tensor_stays(depthwise: str) -> None:
+    assert_skipped(shuffle_model((3, 3, 3), depthwise), "delay_shuffle", "no layer behind it has fewer positions")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -87,7 +109,7 @@ def test_a_tensor_with_unchanged_values_keeps_its_name() -> None:
     assert shuffled in {name for node in after.graph.node for name in node.output}
 
 
-@pytest.mark.parametrize("name", SHUFFLE_REWRITES)
+@pytest.mark.parametrize("name", ALL)
 def test_graphs_without_a_shuffle_are_skipped(name: str) -> None:
     net = GraphBuilder(12)
     assert_skipped(net.model(net.conv("image", 8)), name, "is left")
@@ -98,7 +120,7 @@ def test_graphs_without_a_shuffle_are_skipped(name: str) -> None:
     assert_skipped(net.model(net.op("Reshape", transposed, net.weight(np.array([-1, 12, 8, 8])))), name, "is left")
 
 
-@pytest.mark.parametrize("name", ["absorb_shuffle", "densify_shuffled"])
+@pytest.mark.parametrize("name", ["absorb_shuffle", "delay_shuffle", "densify_shuffled"])
 def test_shuffles_outside_a_chain_are_skipped(name: str) -> None:
     net = GraphBuilder(12)
     conv = net.conv("image", 12, groups=3)
