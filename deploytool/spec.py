@@ -17,6 +17,7 @@ AUTO = "auto"  # as a choice: what a search finds, or the first that holds
 INPUT_OPTION, CLASSES_OPTION, DECODE_OPTION = "--input", "--classes", "--decode"
 OLDEST_OPSET, NEWEST_OPSET = 18, 23  # ONNX opsets of exported graphs
 TORCHSCRIPT_OPSET, BF16_OPSET = 20, 22  # the newest of the torchscript exporter; the first with BF16 wherever FP16 is
+FP8_OPSET = 21  # from 19 on a tensor can be quantised to FP8; TensorRT-RTX 1.7 builds the same from 19 to 23
 ENGINE_OPSET = 22  # TensorRT-RTX 1.7 builds the Attention operator of opset 23 in FP16 alone, and not for small heads
 BATCH = "batch"  # the name of the first dimension of every input and output
 OPTIONAL = {"optional": True}  # a field that files of earlier versions lack: `serde` then takes its default
@@ -44,6 +45,7 @@ class Stage(StrEnum):
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
     KNOWN_ISSUES = "known_issues"
     BUILD = "build"
     FAULTS = "faults"
@@ -83,6 +85,7 @@ class Precision(StrEnum):
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
 
 
 FLOATS = (Precision.FP32, Precision.FP16)  # those with a numerical tolerance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploytool.errors import BadInput
 from deploytool.host import machine
@@ -57,7 +57,7 @@ FLAVOURS: Mapping[str, Flavour] = {  # TensorRT is preferred if both can build: 
 DISTRIBUTIONS = tuple(flavour.distribution for flavour in FLAVOURS.values())
 TURING = "7.5"  # not in the default: its kernels would double the size of the engine, so it gets a separate file
 
-_FIRST_CAPABILITIES = {Precision.BF16: "8.0"}  # of the GPUs that compute in it; all compute in the others
+_FIRST_CAPABILITIES = {Precision.BF16: "8.0", Precision.FP8: "8.9"}  # of the GPUs that compute in it; else all do
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,25 @@ def precision_problem(capability: str, precision: Precision) -> str | None:
     return f"compute capability {capability} has no {precision.upper()}, which starts with {first}"
 
 
-def check_precision(decisions: Sequence[Decision], precision: Precision) -> None:
-    """Raises BadInput if the GPU of one of these targets cannot compute in a precision."""
-    for decision in decisions:
-        problem = precision_problem(decision.capability, precision) if decision.capability else None
-        if problem:
-            raise BadInput(f"target {decision.target}: {problem}", "leave that target out, or choose FP16 for it")
+def check_precision(decisions: Sequence[Decision], precision: Precision, *, named: bool = True) -> None:
+    """Raises BadInput if the GPU of one of these targets cannot compute in a precision.
+
+    Targets that nobody `named` need only one that can: an engine in that precision is for those that can.
+    """
+    found = {each.target: precision_problem(each.capability, precision) for each in decisions if each.capability}
+    problems = [f"target {target}: {problem}" for target, problem in found.items() if problem]
+    if problems and (named or len(problems) == len(found)):
+        raise BadInput(problems[0], "leave that target out, or choose FP16 for it")
+
+
+def in_precision(plan: EnginePlan, precision: Precision) -> EnginePlan | None:
+    """The plan for those of its GPUs that compute in a precision; None if there are none."""
+    flavour = FLAVOURS[plan.flavour]
+    capabilities = plan.capabilities or flavour.default_capabilities
+    able = tuple(each for each in capabilities if precision_problem(each, precision) is None)
+    if able == capabilities:
+        return plan
+    return replace(plan, capabilities=able) if able else None
 
 
 def check_stripping(decisions: Sequence[Decision]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from deploytool import targets
@@ -91,6 +93,7 @@ def test_the_error_for_an_unknown_target_suggests_the_closest_one() -> None:
         (Precision.FP32, set()),
         (Precision.FP16, set()),
         (Precision.BF16, {"rtx20"}),
+        (Precision.FP8, {"rtx20", "a100", "rtx30", "orin"}),
     ],
 )
 def test_a_target_without_a_precision_is_refused_with_the_reason(precision: Precision, refused: set[str]) -> None:
@@ -100,6 +103,21 @@ def test_a_target_without_a_precision_is_refused_with_the_reason(precision: Prec
             continue
         with pytest.raises(BadInput, match=f"target {name}: compute capability .* has no {precision.upper()}, which"):
             targets.check_precision([decision], precision)
+
+
+def test_of_targets_that_nobody_named_one_must_have_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(monkeypatch, (RTX,))
+    decisions = targets.plan_engines(())
+    targets.check_precision(decisions, Precision.FP8, named=False)
+    (plan,) = targets.engines(decisions)
+    narrowed = targets.in_precision(plan, Precision.FP8)
+    assert narrowed is not None
+    assert (narrowed.file, narrowed.capabilities) == ("model.plan", ("8.9", "12.0", "12.1"))
+    assert targets.in_precision(plan, Precision.INT8) is plan
+    assert targets.in_precision(replace(plan, capabilities=("7.5",)), Precision.FP8) is None
+    older = [decision for decision in decisions if decision.target in ("a100", "rtx30")]
+    with pytest.raises(BadInput, match=r"target a100: compute capability 8\.0 has no FP8"):
+        targets.check_precision(older, Precision.FP8, named=False)
 
 
 def test_a_target_that_is_not_served_has_every_precision() -> None:

@@ -161,7 +161,7 @@ def _convolution(graph: EditableGraph, node: NodeProto, left: _Operand, right: _
     channels = (1, -1, *[1] * (right.values.ndim - 2))
     scale = left.scale * (np.tile(right.scale, groups) if right.scale.size > 1 else right.scale)
     bias = node.input[2] if len(node.input) > 2 else ""
-    return nodes + _scaled(graph, node, total, scale.reshape(channels), (bias, channels), left.element_type)
+    return nodes + scaled_sum(graph, node, total, scale.reshape(channels), (bias, channels), left.element_type)
 
 
 def _parts(values: Array, axis: int) -> list[tuple[float, Array]]:
@@ -197,7 +197,7 @@ def _matrix_product(graph: EditableGraph, node: NodeProto, left: _Operand, right
         scaled = graph.make_node("Mul", node, [wide.output[0], graph.add_weight(f"{bias}/beta", np.array(beta))])
         nodes, bias = [*nodes, wide, scaled], scaled.output[0]
     scale = alpha * left.scale * right.scale
-    return nodes + _scaled(graph, node, product.output[0], scale, (bias, None), left.element_type)
+    return nodes + scaled_sum(graph, node, product.output[0], scale, (bias, None), left.element_type)
 
 
 def _integers(graph: EditableGraph, like: NodeProto, operand: _Operand, to: int) -> tuple[list[NodeProto], str]:
@@ -212,7 +212,7 @@ def _integers(graph: EditableGraph, like: NodeProto, operand: _Operand, to: int)
     return [wide, centred, result], result.output[0]
 
 
-def _scaled(
+def scaled_sum(
     graph: EditableGraph,
     node: NodeProto,
     total: str,

@@ -15,7 +15,7 @@ from deploytool.spec import EnginePlan, Range, Tensor
 _LAYER = re.compile(r"^Name: .*?, LayerType: (\w+),(.*)$", re.MULTILINE)
 _TENSOR = re.compile(r"Dimensions: \[([-\d,]*)\].*?Datatype: (\w+)")
 _SYNC_LAYERS, _HOST_LAYERS = ("signal", "wait"), ("shape_call",)
-_ITEM_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int32": 4, "Int64": 8, "Int8": 1, "Bool": 1}
+_ITEM_BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int32": 4, "Int64": 8, "Int8": 1, "FP8": 1, "Bool": 1}
 
 
 @dataclass(frozen=True)

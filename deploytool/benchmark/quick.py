@@ -73,7 +73,7 @@ def _gain(slow: TimingSeries | None, fast: TimingSeries) -> Gain | None:
 
 
 def _instead(steps: Sequence[PlannedComparison], step: PlannedComparison) -> str:
-    """The name of what the runtime of an INT8 graph or of an INT8 or BF16 engine would run otherwise; else empty."""
+    """The name of what the runtime of an INT8 graph, or of an engine not in FP16, would run otherwise; else empty."""
     if step.stage == Stage.INT8:
         return _single(steps, step.runner)
     names = {each.file: artifact_name(each) for each in steps if each.stage == Stage.BUILD}

@@ -40,7 +40,7 @@ def show(console: Console, report: Report, home: Path) -> None:
         title = f"Speed at batch {report.batch} on {report.device}, {report.rounds} interleaved rounds"
         speed_columns = ("artifact", ">latency", f">{report.baseline}", "speed-up (95 % interval)")
         cli_console.table(console, title, speed_columns, [_speed_row(speed) for speed in report.speeds])
-    made = (*_fp16_lines(report), *_int8_lines(report))
+    made = (*_fp16_lines(report), *_int8_lines(report), *_fp8_lines(report))
     findings = (*_no_verdict_lines(report), *made, *_fault_lines(report), *report.remarks)
     for line in (*findings, *_engine_lines(report, home), *_verdict_lines(conclusion(report, home), home)):
         cli_console.say(console, line)
@@ -171,6 +171,11 @@ def _fp16_lines(report: Report) -> list[str]:
         f"{weights.flushed:,} of {weights.total:,} weights are flushed to zero, {weights.subnormal:,} are subnormal"
     )
     return [*lines, f"  {counts}"]
+
+
+def _fp8_lines(report: Report) -> list[str]:
+    """How the FP8 graph was made."""
+    return [f"FP8, {report.fp8.summary}"] if report.fp8 else []
 
 
 def _int8_lines(report: Report) -> list[str]:

@@ -44,6 +44,17 @@ def read(path: Path, model: Model, sizes: Mapping[str, Range], most: int = MOST,
     return _cases(inputs_file.read(path, model.inputs, sizes, most))
 
 
+def first_cases(data: CalibrationData, most: int) -> list[Arrays]:
+    """The first calibration cases, one batch of one case for each."""
+    cases: list[Arrays] = []
+    for batch in data:
+        count = len(next(iter(batch.values())))
+        cases += [{name: array[index : index + 1] for name, array in batch.items()} for index in range(count)]
+        if len(cases) >= most:
+            break
+    return cases[:most]
+
+
 def check(path: Path, data: CalibrationData, golden: Golden, tests: Iterable[Path] = ()) -> tuple[str, ...]:
     """A remark where the data is little; `tests` are the pictures that a metric is measured on.
 
@@ -58,7 +69,8 @@ def check(path: Path, data: CalibrationData, golden: Golden, tests: Iterable[Pat
         problem = f"{path} has {different} different calibration cases, and {FEWEST} are the fewest"
         raise BadInput(problem, f"give at least {FEWEST}, better {ENOUGH} or more, as varied as those in use")
     if different < ENOUGH:
-        few = f"{different} calibration cases are few: ranges for INT8 may be too narrow ({ENOUGH} or more are better)"
+        rough = f"ranges from them may be too narrow ({ENOUGH} or more are better)"
+        few = f"{different} calibration cases are few: {rough}"
         return (few,)
     return ()
 

@@ -33,7 +33,7 @@ EAGER = "eager"
 _FP64, _LARGEST_BATCH, _ROUNDED_WEIGHTS = "FP64", "itself at the largest batch", "{} with its weights in {}"
 _FP32_COMPUTE = "fp32_compute"  # a graph in 16 bits, with every operator in FP32
 _EMULATIONS = {Precision.FP16: "fp16_emulation", Precision.BF16: "bf16_emulation"}  # with every result rounded
-_INT8_EMULATION = "int8_emulation"  # the INT8 graph, as quantised
+_INT8_EMULATION, _FP8_EMULATION = "int8_emulation", "fp8_emulation"  # graphs in 8 bits, as quantised
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PlannedComparison:
     @property
     def emulated(self) -> bool:
         """Whether an emulation on the CPU runs the artifact, which no batch size changes."""
-        return self.runner in (_FP32_COMPUTE, _INT8_EMULATION, *_EMULATIONS.values())
+        return self.runner in (_FP32_COMPUTE, _INT8_EMULATION, _FP8_EMULATION, *_EMULATIONS.values())
 
     @property
     def absent(self) -> bool:
@@ -136,7 +136,7 @@ def reference_answers(job: Job, given: StageInputs, sample: Golden) -> dict[str,
 
 
 def engine_comparisons(given: StageInputs) -> list[PlannedComparison]:
-    """Every engine file but those of INT8; one that was not built for a GPU of this machine is `BUILT_NOT_RUN`."""
+    """Every engine file but those in 8 bits; one that was not built for a GPU of this machine is `BUILT_NOT_RUN`."""
     before = {
         graph.made_by.precision: graph.made_by for graph in (*given.chain(Kind.GRAPH), *given.chain(Kind.BF16_GRAPH))
     }
@@ -166,6 +166,18 @@ def int8_comparisons(given: StageInputs) -> list[PlannedComparison]:
         for path, runner in runs:
             start = partial(load_backend(runner).start, path, "cpu")
             steps.append(PlannedComparison(artifact.made_by, path.name, runner, "cpu", before, start, path))
+    return [*steps, *(_engine_step(engine, given, before) for engine in engines)]
+
+
+def fp8_comparisons(given: StageInputs) -> list[PlannedComparison]:
+    """The FP8 graph on the CPU, as quantised, and its engines: judged by a metric, as those of INT8 are."""
+    before, steps = given.fp32_graph().made_by, []
+    for artifact in given.chain(Kind.FP8_GRAPH):
+        start = partial(load_backend(_FP8_EMULATION).start, artifact.path, "cpu")
+        steps.append(
+            PlannedComparison(artifact.made_by, artifact.path.name, _FP8_EMULATION, "cpu", before, start, artifact.path)
+        )
+    engines = [engine for engine in build_notes(given) if engine.precision is Precision.FP8]
     return [*steps, *(_engine_step(engine, given, before) for engine in engines)]
 
 

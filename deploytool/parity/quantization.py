@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto
 
-from deploytool.backends import int8_emulation, onnxruntime
+from deploytool.backends import e4m3, int8_emulation, onnxruntime
 from deploytool.data.golden import Arrays
 from deploytool.errors import BadInput
 from deploytool.results.quantization import QuantizedTensor, TensorKind
@@ -21,15 +21,30 @@ from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 Array = npt.NDArray[Any]
 
+_LISTED = 10  # noisiest tensors
 _CHUNK = 4  # cases whose tensors are in memory at once
 _RECTIFIERS = ("Relu", "Clip")  # a quantiser may leave them to the ends of the integers
 
 
-def measure(source: onnx.ModelProto, quantized: onnx.ModelProto, inputs: Arrays) -> tuple[QuantizedTensor, ...]:
+Emulate = Callable[[onnx.ModelProto], onnx.ModelProto]
+
+
+def noisiest(
+    source: onnx.ModelProto, quantized: onnx.ModelProto, inputs: Arrays, emulate: Emulate = int8_emulation.emulate
+) -> tuple[QuantizedTensor, ...]:
+    """The ten tensors that lose most by being quantised; none without a signal, which JSON could not hold."""
+    measured = measure(source, quantized, inputs, emulate)
+    return tuple(each for each in measured if each.noise_db is not None and math.isfinite(each.noise_db))[:_LISTED]
+
+
+def measure(
+    source: onnx.ModelProto, quantized: onnx.ModelProto, inputs: Arrays, emulate: Emulate = int8_emulation.emulate
+) -> tuple[QuantizedTensor, ...]:
     """Every tensor that `quantized` quantises and `source` has, those with the most noise first.
 
-    The graph is run with exact integers (`backends/int8_emulation.py`). A tensor is found in the source by its name, or
-    else by the node of the same name or result that reads it. Raises BadInput if the graph quantises none of them.
+    `emulate` makes the graph exact (`backends/int8_emulation.py`, `backends/fp8_emulation.py`). A tensor is found in
+    the source by its name, or else by the node of the same name or result that reads it. Raises BadInput if the graph
+    quantises none of them.
     """
     originals = EditableGraph(source)
     pairs = tuple(_pairs(originals, EditableGraph(quantized)))
@@ -38,7 +53,7 @@ def measure(source: onnx.ModelProto, quantized: onnx.ModelProto, inputs: Arrays)
     sums = [_Sums() for _ in pairs]
     for chunk in _chunks(inputs):
         expected = chunk | _tensors(source, {pair.source for pair in pairs} - chunk.keys(), chunk, originals)
-        got = _tensors(int8_emulation.emulate(_with_outputs(quantized, pairs)), {pair.result for pair in pairs}, chunk)
+        got = _tensors(emulate(_with_outputs(quantized, pairs)), {pair.result for pair in pairs}, chunk)
         for pair, each in zip(pairs, sums, strict=True):
             each.add(expected[pair.source], got[pair.result], pair)
     measured = (each.result(pair) for pair, each in zip(pairs, sums, strict=True))
@@ -59,13 +74,13 @@ class _Pair:
     axis: int
 
     def codes(self, values: Array) -> Array:
-        """The integers of real values before they are rounded to the range of their type."""
-        scale, zero = (self._along(each, values.ndim) for each in (self.scale, self.zero))
+        """The codes of real values before they are rounded to those of their type."""
+        scale, zero = (self._along(each, values.ndim).astype(np.float64) for each in (self.scale, self.zero))
         codes: Array = values / scale + zero
         return codes
 
     def reals(self, codes: Array) -> Array:
-        """What integers stand for, in FP64."""
+        """What codes stand for, in FP64."""
         scale, zero = (self._along(each, codes.ndim).astype(np.float64) for each in (self.scale, self.zero))
         reals: Array = (codes - zero) * scale
         return reals
@@ -83,19 +98,37 @@ class _Sums:
         self._signal = self._own = self._noise = 0.0
 
     def add(self, expected: Array, got: Array, pair: _Pair) -> None:
-        ends, values = np.iinfo(pair.zero.dtype), expected.astype(np.float64)
+        values = expected.astype(np.float64)
         codes = pair.codes(values)
+        least, most, step = _ends(pair.zero.dtype)
         self._values += values.size
         # the zero point is rounded: the ends of a range that fits may lie beyond those of the integers by a step
-        self._clipped += int(((codes < ends.min - 1) | (codes > ends.max + 1)).sum())
+        self._clipped += int(((codes < least - step) | (codes > most + step)).sum())
         self._signal += float((values**2).sum())
-        self._own += float(((pair.reals(np.rint(codes).clip(ends.min, ends.max)) - values) ** 2).sum())
+        self._own += float(((pair.reals(_nearest(codes, pair.zero.dtype)) - values) ** 2).sum())
         self._noise += float(((got.astype(np.float64) - values) ** 2).sum())
 
     def result(self, pair: _Pair) -> QuantizedTensor:
         clipped = self._clipped / max(1, self._values)
         own, noise = (_decibels(self._signal, error) for error in (self._own, self._noise))
         return QuantizedTensor(pair.source, pair.node, pair.operator, pair.kind, clipped, own, noise)
+
+
+def _ends(dtype: np.dtype[Any]) -> tuple[float, float, float]:
+    """The least and the largest number of a type, and the step between its largest."""
+    if dtype == e4m3.DTYPE:
+        return -e4m3.LARGEST, e4m3.LARGEST, e4m3.STEP
+    ends = np.iinfo(dtype)
+    return ends.min, ends.max, 1.0
+
+
+def _nearest(codes: Array, dtype: np.dtype[Any]) -> Array:
+    """The nearest numbers of a type, in FP64."""
+    if dtype == e4m3.DTYPE:
+        return e4m3.nearest(codes).astype(np.float64)
+    least, most, _ = _ends(dtype)
+    rounded: Array = np.rint(codes).clip(least, most)
+    return rounded
 
 
 def _decibels(signal: float, error: float) -> float | None:
@@ -111,7 +144,9 @@ def _pairs(source: EditableGraph, quantized: EditableGraph) -> Iterator[_Pair]:
     known = set(names) | {name for node in source.nodes for name in (*node.input, *node.output)}
     for node in quantized.nodes:
         scale, zero = _parameters(quantized, node)
-        if scale is None or zero is None or zero.dtype.itemsize > 2 or zero.dtype.kind not in "iu":
+        if scale is None or zero is None or zero.dtype.itemsize > 2:
+            continue
+        if zero.dtype.kind not in "iu" and zero.dtype != e4m3.DTYPE:
             continue
         name = _original(source, quantized, node, names, known)
         if name is None:

@@ -119,7 +119,8 @@ class ExportOptions(ModelOptions):
         str | Sequence[str],
         Declaration(
             _CONVERSION,
-            "Precisions to make, separated by commas: fp16, which is always made, bf16, and int8 with --calibration.",
+            "Precisions to make, separated by commas: fp16, which is always made, bf16, and with --calibration int8 "
+            "and fp8.",
             metavar="NAME,…",
             usual=Precision.FP16.value,
         ),
@@ -127,12 +128,18 @@ class ExportOptions(ModelOptions):
     calibration: Annotated[
         str | Path | None,
         Declaration(
-            _CONVERSION, "Photographs, or inputs in an .npz file, to measure the ranges of INT8 on.", metavar="PATH"
+            _CONVERSION,
+            "Photographs, or inputs in an .npz file, to measure the ranges of INT8 and FP8 on.",
+            metavar="PATH",
         ),
     ] = None
     keep: Annotated[
         str | Sequence[str],
-        Declaration(_CONVERSION, "The same for INT8: what stays out of it; auto finds the fewest.", metavar="NAME,…"),
+        Declaration(
+            _CONVERSION,
+            "The same for INT8 and FP8: what stays out of them; auto finds the fewest for INT8.",
+            metavar="NAME,…",
+        ),
     ] = ()
     trt: Annotated[bool, Declaration(_ENGINES, "Build TensorRT engines as well.")] = False
     targets: Annotated[

@@ -24,6 +24,7 @@ from deploytool.spec import (
     DTYPES,
     ENGINE_OPSET,
     FLOATS,
+    FP8_OPSET,
     NEWEST_OPSET,
     OLDEST_OPSET,
     TORCHSCRIPT_OPSET,
@@ -36,7 +37,9 @@ from deploytool.spec import (
     Tensor,
 )
 
-_PRECISIONS = (Precision.FP16, Precision.BF16, Precision.INT8)
+_PRECISIONS = (Precision.FP16, Precision.BF16, Precision.INT8, Precision.FP8)
+_CALIBRATED = (Precision.INT8, Precision.FP8)
+_NEEDED_OPSETS = {Precision.BF16: BF16_OPSET, Precision.FP8: FP8_OPSET}
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
 
@@ -247,37 +250,48 @@ def combinations(options: ExportOptions) -> None:
         problem = f"the torchscript exporter writes opsets up to {TORCHSCRIPT_OPSET}, not {options.opset}"
         raise BadInput(problem, f"leave --exporter out, or use --opset {TORCHSCRIPT_OPSET}")
     wanted = precisions(options.precision)
-    int8, bf16 = Precision.INT8 in wanted, Precision.BF16 in wanted
-    if bf16:
-        _floor_of_bf16(options.floor or {})
+    _floor_of_precisions(options.floor or {}, wanted)
     if options.to == ONNX:
-        given = {
-            "--keep-fp32": bool(options.keep_fp32),
-            f"--io {options.io}": options.io == Io.FP16,
-            f"--precision {Precision.INT8}": int8,
-            f"--precision {Precision.BF16}": bf16,
-        }
+        given = {"--keep-fp32": bool(options.keep_fp32), f"--io {options.io}": options.io == Io.FP16}
+        given |= {f"--precision {each}": each in wanted for each in (Precision.INT8, Precision.BF16, Precision.FP8)}
         if unused := [option for option, is_given in given.items() if is_given]:
             problem = f"{unused[0]} is for the FP16 graph, which --to onnx leaves out"
             raise BadInput(problem, f"leave out --to onnx, or {unused[0]}")
-    if unused := [name for name in ("calibration", "keep") if getattr(options, name) and not int8]:
-        problem = f"--{unused[0]} is for INT8, which is not made"
-        raise BadInput(problem, f"add --precision {Precision.INT8}, or leave --{unused[0]} out")
+    _calibrated(options, wanted)
     if options.sequence != Options.sequence and not options.pack:
         problem = f"--sequence {options.sequence} is for a bundle, and none is packed"
         raise BadInput(problem, "add --pack, or give --sequence to `deploytool pack`")
 
 
+def _calibrated(options: ExportOptions, wanted: Sequence[Precision]) -> None:
+    """Raises BadInput for options of INT8 and FP8 without either, or of INT8 alone with FP8 alone."""
+    if any(each in wanted for each in _CALIBRATED):
+        if kept("--keep", options.keep) == (AUTO,) and Precision.INT8 not in wanted:
+            problem = f"--keep {AUTO} searches for what stays out of INT8, which is not made"
+            raise BadInput(problem, f"name what stays out of FP8, or add --precision {Precision.INT8}")
+        return
+    if unused := [name for name in ("calibration", "keep") if getattr(options, name)]:
+        problem = f"--{unused[0]} is for INT8 and FP8, which are not made"
+        raise BadInput(problem, f"add --precision {Precision.INT8}, or leave --{unused[0]} out")
+
+
 def quantisation(options: ExportOptions, model: Model) -> None:
-    """Raises BadInput for INT8 without calibration data, and for any of a given graph that is quantised already."""
-    if Precision.INT8 not in precisions(options.precision):
+    """Raises BadInput for INT8 or FP8 without calibration data.
+
+    A given graph that is quantised already takes none, and no FP8.
+    """
+    made = [each for each in precisions(options.precision) if each in _CALIBRATED]
+    if not made:
         return
     if model.given is not None and model.given.quantised:
+        if Precision.FP8 in made:
+            problem = f"{model.factory} is quantised already, and FP8 is made from graphs that are not"
+            raise BadInput(problem, f"leave out --precision {Precision.FP8}, or give the graph before quantisation")
         if unused := [name for name in ("calibration", "keep") if getattr(options, name)]:
             problem = f"{model.factory} is quantised already and is judged as it is, so --{unused[0]} does not apply"
             raise BadInput(problem, f"leave --{unused[0]} out")
     elif not options.calibration:
-        problem = f"--precision {Precision.INT8} needs inputs to measure the ranges of values on, and none are given"
+        problem = f"--precision {made[0]} needs inputs to measure the ranges of values on, and none are given"
         raise BadInput(problem, "add --calibration DIR with photographs other than those of --data")
 
 
@@ -334,14 +348,15 @@ def tolerance(limits: Mapping[str, float | str]) -> dict[str, float]:
     return checked
 
 
-def _floor_of_bf16(versions: Mapping[str, str]) -> None:
-    """Raises BadInput for a known release that does not read the opset of BF16 graphs."""
+def _floor_of_precisions(versions: Mapping[str, str], wanted: Sequence[Precision]) -> None:
+    """Raises BadInput for a known release that does not read the opset of BF16 or FP8 graphs."""
     for runtime, version in versions.items():
         limit = runtimes.newest(runtime, version)
-        if limit is not None and limit.opset < BF16_OPSET:
-            reads = f"{runtimes.TITLES[runtime]} {version} reads opsets up to {limit.opset}"
-            problem = f"--precision {Precision.BF16} needs opset {BF16_OPSET}, and {reads}"
-            raise BadInput(problem, f"leave out --precision {Precision.BF16}, or raise --floor")
+        for precision, needed in _NEEDED_OPSETS.items():
+            if precision in wanted and limit is not None and limit.opset < needed:
+                reads = f"{runtimes.TITLES[runtime]} {version} reads opsets up to {limit.opset}"
+                problem = f"--precision {precision} needs opset {needed}, and {reads}"
+                raise BadInput(problem, f"leave out --precision {precision}, or raise --floor")
 
 
 def declared(options: ExportOptions) -> None:

@@ -173,7 +173,7 @@ def _plan_engines(requested: ExportOptions, model: Model) -> tuple[Decision, ...
     if requested.strip_weights:
         targets_table.check_stripping(decisions)
     for precision in checks.precisions(requested.precision):
-        targets_table.check_precision(decisions, precision)
+        targets_table.check_precision(decisions, precision, named=bool(targets))
     if decisions:
         checks.for_engines(model.inputs, checks.opset(requested, model))
     return decisions

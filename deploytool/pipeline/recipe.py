@@ -10,6 +10,7 @@ _STAGES = tuple(stage for stage in Stage if stage is not Stage.PACK)
 _OF_PRECISION: Mapping[Precision, tuple[Stage, ...]] = {
     Precision.BF16: (Stage.BF16,),
     Precision.INT8: (Stage.CALIBRATE, Stage.INT8),
+    Precision.FP8: (Stage.CALIBRATE, Stage.FP8),
 }  # the stages of those precisions that are made on request only
 _ON_REQUEST = {Stage.METRIC, *(stage for stages in _OF_PRECISION.values() for stage in stages)}
 PIPELINE = tuple(stage for stage in _STAGES if stage not in _ON_REQUEST)
@@ -35,8 +36,9 @@ def recipe_for(
     idle |= _ONLY_FOR_CODE if source is SourceKind.GRAPH else set()
     idle |= {Stage.BUILD} if not options.engines else set()
     idle |= {Stage.FAULTS} if not options.faults else set()
-    judged = options.metric or Precision.INT8 in precisions  # without a metric, by agreement with the source
-    idle |= {Stage.METRIC} if not judged else set()
+    by_decisions = {Precision.INT8, Precision.FP8} & set(precisions)  # without a metric, by agreement with the source
+    idle |= {Stage.METRIC} if not (options.metric or by_decisions) else set()
     idle |= {Stage.CALIBRATE} if quantised else set()
-    idle |= {stage for precision, stages in _OF_PRECISION.items() for stage in stages if precision not in precisions}
+    wanted = {stage for precision, stages in _OF_PRECISION.items() for stage in stages if precision in precisions}
+    idle |= {stage for stages in _OF_PRECISION.values() for stage in stages} - wanted
     return tuple(stage for stage in _STAGES if stage not in idle)

@@ -29,6 +29,7 @@ class Kind(str, Enum):
     RANGES = "ranges.npz"
     BF16_GRAPH = "bf16.onnx"
     INT8_GRAPH = "int8.onnx"
+    FP8_GRAPH = "fp8.onnx"
     PROBES = "probes.npz"
     ENGINE = "model.plan"
     FAULTS = "faults.json"

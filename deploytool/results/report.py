@@ -11,6 +11,7 @@ from deploytool.errors import BadInput
 from deploytool.host import fp16_rounding
 from deploytool.results.baked_values import BakedValue
 from deploytool.results.faults import FaultsResult
+from deploytool.results.fp8 import Fp8
 from deploytool.results.int8 import Int8
 from deploytool.results.measure import Measures
 from deploytool.results.output_parts import OutputPart
@@ -223,7 +224,7 @@ class Speed:
     bounds `low` and `high` of its 95 % bootstrap interval and the `verdict` that they allow. `reason` says why the
     artifact was not measured, or why there is no verdict. `gain` is that of an INT8 graph, from the same rounds.
     `own_gain` is that over what the same runtime runs otherwise: the FP32 graph that is best in it, or for an engine in
-    INT8 or BF16 the FP16 engine of the same plan.
+    INT8, FP8 or BF16 the FP16 engine of the same plan.
     """
 
     stage: Stage
@@ -311,8 +312,8 @@ class Report:
     `remarks` are choices of the stages and parts that they left out. `options` are the options that an artifact depends
     on, and `baked_values` the lines of the model that became constants at export. `baseline` is what speeds are
     compared with. `selections` are the places in the model that select other rows after rounding, and so make its noise
-    too large. `measures` are those of the user's metric, or of the agreement with the source. `int8` says how the INT8
-    graphs were made, if there are any.
+    too large. `measures` are those of the user's metric, or of the agreement with the source. `int8` and `fp8`
+    say how the graphs in 8 bits were made, if there are any.
     """
 
     schema: str
@@ -338,6 +339,7 @@ class Report:
     selections: tuple[str, ...] = ()
     measures: Measures | None = None
     int8: Int8 | None = None
+    fp8: Fp8 | None = field(default=None, metadata=ADDED)
 
 
 def is_report_schema(schema: object) -> bool:

@@ -11,14 +11,15 @@ LABELS: Mapping[str, str] = {
     "fp16_emulation": "in FP16 arithmetic",
     "bf16_emulation": "in BF16 arithmetic",
     "int8_emulation": "as quantised",
+    "fp8_emulation": "as quantised",
     "openvino": "in OpenVINO",
-}  # by runner: further runs of a graph, and the emulation that is the first run of a BF16 graph
-_FIRST = "bf16_emulation"  # no runtime runs BF16 on a CPU
+}  # by runner: further runs of a graph, and the emulation that is the first run of a BF16 or FP8 graph
+_FIRST = ("bf16_emulation", "fp8_emulation")  # no runtime runs these on a CPU
 
 
 def is_further(runner: str) -> bool:
     """Whether a runner runs a graph again that has a comparison of its own."""
-    return runner in LABELS and runner != _FIRST
+    return runner in LABELS and runner not in _FIRST
 
 
 def label(stage: Stage, runner: str) -> str:

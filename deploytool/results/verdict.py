@@ -39,7 +39,12 @@ _REDUCE_NOISE = (
     "or rewrite subtractions of nearly equal values and divisions by small values"
 )
 KEEP_FP32_OPTION = "--keep-fp32 auto"  # helps if the range or the resolution of FP16 is too small for a model
-_NOT_SHIPPED = (Stage.TORCHSCRIPT, Stage.INT8, Stage.BUILD)  # not in a bundle, or another may serve in its place
+_NOT_SHIPPED = (
+    Stage.TORCHSCRIPT,
+    Stage.INT8,
+    Stage.FP8,
+    Stage.BUILD,
+)  # not in a bundle, or another may serve in its place
 _COARSE = 512.0  # from here on the FP16 step is 0.5 or more
 _LARGEST = 1e38  # replaces infinity, which JSON does not have
 

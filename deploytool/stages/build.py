@@ -1,4 +1,4 @@
-"""Builds strongly typed engines of FP16, BF16 and INT8 graphs with TensorRT 10, TensorRT 11 or TensorRT-RTX."""
+"""Builds strongly typed engines of FP16, BF16, INT8 and FP8 graphs with TensorRT 10, TensorRT 11 or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploytool import serde
+from deploytool import serde, targets
 from deploytool.backends import tensorrt, tensorrt_builder, tensorrt_config, tensorrt_estimate
 from deploytool.backends.tensorrt_builder import BuiltEngine
 from deploytool.builder_settings import BuilderSettings
@@ -24,12 +24,14 @@ from deploytool.spec import BATCH, EnginePlan, Job, Precision
 from deploytool.targets import FLAVOURS, TENSORRT_RTX, TURING
 
 _PRODUCTS = ("Gemm", "MatMul")
+_QUANTISED = (Kind.INT8_GRAPH, Kind.FP8_GRAPH)
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes every engine of `job.options.engines`, the first to `out` and the others beside it.
 
-    Those from the BF16 and INT8 graphs follow, if there are any, under the same names after `bf16_` and `int8_`.
+    Those from the BF16, INT8 and FP8 graphs follow, if there are any, under the same names after `bf16_`, `int8_` and
+    `fp8_`; those in FP8 are for the GPUs that have it.
 
     An engine that a known issue can affect has the probes as additional outputs; the note `probes` lists them by file.
     Raises MissingBackend if a flavour cannot be imported, StageFailed if TensorRT rejects the graph or builds FP32, or
@@ -50,8 +52,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         engines.append(made.engine)
         log += made.built.log
         remarks += made.remarks
-        if artifact.kind is Kind.INT8_GRAPH:
-            remarks += _int8_remarks(plan, path, made.listed, engines)
+        if artifact.kind in _QUANTISED:
+            remarks += _kernel_remarks(plan, path, made.listed, engines)
         probes[plan.file] = made.probes
     for flavour, cache in caches.items():
         if cache:
@@ -74,7 +76,7 @@ def _build(job: Job, artifact: Artifact, plan: EnginePlan, inputs: StageInputs, 
     """One engine of a graph; `cache` is the timing cache to build with."""
     path, start = engine_graph(artifact.path), time.perf_counter()
     graph = path if side_files.side_file(path).exists() else path.read_bytes()
-    is_int8 = artifact.kind is Kind.INT8_GRAPH  # its heavy layers return FP32
+    is_quantised = artifact.kind in _QUANTISED  # heavy layers of INT8 return FP32, and in FP8 hazards may be kept so
     trt, listed = tensorrt.library(plan.flavour), list[str]()
     matches, remarks = _affecting(_matches(inputs), plan, trt.__version__)
     probes = list(dict.fromkeys(match.place.tensor for match in matches if match.is_probed))
@@ -86,7 +88,7 @@ def _build(job: Job, artifact: Artifact, plan: EnginePlan, inputs: StageInputs, 
         job.model.inputs,
         {**job.options.sizes, BATCH: job.options.batch},
         job.watch,
-        fp32_layers=None if is_int8 else serde.decode(int, artifact.notes.get("heavy_nodes_kept", 0)),
+        fp32_layers=None if is_quantised else serde.decode(int, artifact.notes.get("heavy_nodes_kept", 0)),
         probes=probes,
         listen=listed.append,
         settings=settings,
@@ -148,13 +150,14 @@ def _cache_file(folder: Path, flavour: str) -> Path:
     return folder / f"{flavour}{tensorrt_config.CACHE_SUFFIX}"
 
 
-def _int8_remarks(plan: EnginePlan, graph: Path, listed: str, engines: Sequence[Engine]) -> list[str]:
-    """What the build log says of an INT8 engine, beside the FP16 engine of the same plan."""
+def _kernel_remarks(plan: EnginePlan, graph: Path, listed: str, engines: Sequence[Engine]) -> list[str]:
+    """What the build log says of an engine in INT8 or FP8, beside the FP16 engine of the same plan."""
     if plan.flavour != TENSORRT_RTX:
         return []
-    wanted = macs.in_graph(storage.load_structure(graph))
-    run = len(wanted & executed.in_tensorrt(listed))
-    text = f"{plan.file}: the build log lists {run} of {len(wanted)} INT8 nodes as INT8 kernels"
+    precision = engines[-1].precision
+    title, wanted = precision.upper(), macs.in_graph(storage.load_structure(graph))
+    run = len(wanted & executed.in_tensorrt(listed, precision))
+    text = f"{plan.file}: the build log lists {run} of {len(wanted)} {title} nodes as {title} kernels"
     own, half = engines[-1].kernels, next((each.kernels for each in engines if plan.file.endswith(each.file)), None)
     if own is None or half is None:
         return [text]
@@ -167,9 +170,10 @@ def _plans(job: Job, inputs: StageInputs) -> Iterator[tuple[Artifact, EnginePlan
     for plan in job.options.engines:
         yield inputs.latest(Kind.GRAPH), plan
     made = [each for each in inputs.chain(Kind.INT8_GRAPH) if not serde.decode(Int8, each.notes["int8"]).as_given]
-    for graph in (*inputs.chain(Kind.BF16_GRAPH), *made):
+    for graph in (*inputs.chain(Kind.BF16_GRAPH), *made, *inputs.chain(Kind.FP8_GRAPH)):
         for plan in job.options.engines:
-            yield graph, replace(plan, file=f"{graph.made_by.precision}_{plan.file}")
+            if able := targets.in_precision(plan, graph.made_by.precision):
+                yield graph, replace(able, file=f"{graph.made_by.precision}_{plan.file}")
 
 
 def _check_forms(graph: Path) -> None:

@@ -7,7 +7,6 @@ A given graph that is quantised already, which has no ranges, stays as it is, an
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -59,12 +58,10 @@ from deploytool.results.artifact import (
 )
 from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
 from deploytool.results.int8_forms import Form
-from deploytool.results.quantization import QuantizedTensor
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
 from deploytool.spec import AUTO, Job, Model, Stage, Task
 
-_LISTED = 10  # noisiest tensors
 _CASES = 128  # calibration cases in memory: those on which layers to keep are judged
 _COMPARED = 32  # of them, those on which ways to calibrate are compared
 
@@ -99,7 +96,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         cases=serde.decode(int, ranges.notes["cases"]),
         graphs=tuple(_described(out.with_name(file), *each) for file, each in made.items()),
         kept=names,
-        noisiest=_noisiest(for_cpu.base.graph, for_cpu.graph, inputs.golden().inputs),
+        noisiest=quantization.noisiest(for_cpu.base.graph, for_cpu.graph, inputs.golden().inputs),
     )
     remarks += [*_findings(for_cpu, cases[:_COMPARED], inputs), *unproved]
     return {"int8": serde.encode(result), LIMITS: serde.encode(limits), "remarks": remarks}
@@ -157,7 +154,7 @@ def _as_given(graph: Path, out: Path, inputs: StageInputs) -> Notes:
     described = replace(described, in_kernels=_in_kernels(out, allowed, base, given))
     refused = refusals.refusals(given)
     remarks = [f"TensorRT does not take the graph: {refused[0].sentence}"] if refused else []
-    result = Int8(cases=0, graphs=(described,), noisiest=_noisiest(base, given, sample))
+    result = Int8(cases=0, graphs=(described,), noisiest=quantization.noisiest(base, given, sample))
     return {"int8": serde.encode(result), "remarks": remarks}
 
 
@@ -174,12 +171,6 @@ def cpu_form() -> Form:
     if platform.machine().lower() in ("aarch64", "arm64"):
         return Form.S8S8
     return Form.U8S7 if machine.saturates_int8() else Form.U8S8
-
-
-def _noisiest(base: onnx.ModelProto, quantized: onnx.ModelProto, cases: Arrays) -> tuple[QuantizedTensor, ...]:
-    """The tensors that lose most by being quantised; none without a signal, which JSON could not hold."""
-    measured = quantization.measure(base, quantized, cases)
-    return tuple(each for each in measured if each.noise_db is not None and math.isfinite(each.noise_db))[:_LISTED]
 
 
 def _kept(
@@ -222,13 +213,7 @@ def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
     """The first calibration cases."""
     assert job.options.calibration is not None
     path, model = Path(job.options.calibration.path), inputs.source().definition
-    cases: list[Arrays] = []
-    for batch in calibration.read(path, model, job.options.sizes, seed=job.options.seed):
-        count = len(next(iter(batch.values())))
-        cases += [{name: array[index : index + 1] for name, array in batch.items()} for index in range(count)]
-        if len(cases) >= _CASES:
-            break
-    return cases[:_CASES]
+    return calibration.first_cases(calibration.read(path, model, job.options.sizes, seed=job.options.seed), _CASES)
 
 
 def _in_kernels(

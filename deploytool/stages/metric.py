@@ -30,8 +30,8 @@ from deploytool.spec import Job, Model, Range, Stage, Status, Task
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the measures of all artifacts; an artifact that does not run here has none.
 
-    Without a metric these are the agreement of the INT8 graphs with the source's decisions, without images on the
-    golden cases.
+    Without a metric these are the agreement of the INT8 and FP8 graphs with the source's decisions, without images on
+    the golden cases.
 
     Raises BadInput for images, labels or a metric that cannot be used.
     """
@@ -90,13 +90,13 @@ def _measure(
 
 
 def _steps(job: Job, inputs: StageInputs, device: str) -> list[PlannedComparison]:
-    """The artifacts to measure: all of them, and without a metric the INT8 graphs, which no tolerance judges."""
-    int8 = checks.int8_comparisons(inputs)
+    """The artifacts to measure: all of them, and without a metric those in 8 bits, which no tolerance judges."""
+    quantised = checks.int8_comparisons(inputs) + checks.fp8_comparisons(inputs)
     if job.options.metric is None:
-        return int8
+        return quantised
     steps = checks.graph_comparisons(device, job, inputs) + checks.fp16_comparisons(inputs)
     steps += checks.bf16_comparisons(inputs) + checks.engine_comparisons(inputs)
-    return [*(step for step in steps if not step.exact), *int8]
+    return [*(step for step in steps if not step.exact), *quantised]
 
 
 class _Series:

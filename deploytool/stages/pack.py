@@ -300,8 +300,8 @@ def _write_engines(
 ) -> tuple[tuple[Engine, ...], dict[str, Choice]]:
     """Writes the engines, the fastest precision first, and the choice of INT8 or not if an INT8 engine was built.
 
-    An INT8 engine is written if it is faster than the FP16 engine of its plan and not worse. Those in FP16 of the full
-    TensorRT with weights form a model of the Triton repository.
+    An INT8 engine is written if it is faster than the FP16 engine of its plan and not worse, one in FP8 never: nothing
+    could prove it on a device. Those in FP16 of the full TensorRT with weights form a model of the Triton repository.
     """
     ranked: list[tuple[int, Engine]] = []
     choices: dict[str, Choice] = {}
@@ -312,7 +312,7 @@ def _write_engines(
             capabilities = _capabilities(built, result.targets)
             choice = int8_choice.for_engine(result, built.file)
             is_int8, is_half = built.precision is Precision.INT8, built.precision is Precision.FP16
-            if not capabilities or (is_int8 and not (choice.path and proved)):
+            if not capabilities or built.precision is Precision.FP8 or (is_int8 and not (choice.path and proved)):
                 choices |= {runtimes.TRT: replace(choice, path="")} if is_int8 and not choices else {}
                 continue
             for_triton = is_half and built.flavour == TENSORRT and not built.stripped

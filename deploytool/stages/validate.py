@@ -21,6 +21,7 @@ from deploytool.results import baked_values, report, verdict
 from deploytool.results.artifact import Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.faults import FaultsResult
+from deploytool.results.fp8 import Fp8
 from deploytool.results.int8 import Int8
 from deploytool.results.measure import Measures
 from deploytool.results.report import Comparison, Fp16Range, Report, Speed, Weights
@@ -37,6 +38,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     devices, engines = eager.devices(), checks.engine_comparisons(inputs)
     comparisons = _compare(job, inputs, sample, devices, engines)
     timed = checks.graph_comparisons(devices[-1], job, inputs) + engines + _int8_kernels(inputs, devices[-1])
+    timed += [step for step in checks.fp8_comparisons(inputs) if not step.emulated]
     speeds, rounds = quick.measure(inputs.source().weights, timed, sample.inputs, job, devices[-1])
     result = Report(
         schema=report.SCHEMA,
@@ -62,6 +64,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         selections=serde.decode(tuple[str, ...], artifact.notes.get("selections", [])),
         measures=_measures(inputs),
         int8=_int8(inputs),
+        fp8=_fp8(inputs),
     )
     report.write(out, result)
     free = {**job.options.sizes, BATCH: job.options.batch}
@@ -74,7 +77,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
 
 
 def _shipped(inputs: StageInputs, speeds: Sequence[Speed]) -> list[Speed]:
-    """The speeds without those of engines in BF16 and INT8, for which FP16 may stand in on a device."""
+    """The speeds without those of engines in other precisions, for which FP16 may stand in on a device."""
     left_out = {engine.file for engine in checks.build_notes(inputs) if engine.precision is not Precision.FP16}
     return [speed for speed in speeds if speed.file not in left_out]
 
@@ -171,6 +174,12 @@ def _int8(inputs: StageInputs) -> Int8 | None:
     """How the INT8 graphs were made; None if there are none."""
     notes = [artifact.notes["int8"] for artifact in inputs.chain(Kind.INT8_GRAPH)]
     return serde.decode(Int8, notes[-1]) if notes else None
+
+
+def _fp8(inputs: StageInputs) -> Fp8 | None:
+    """How the FP8 graph was made; None if there is none."""
+    notes = [artifact.notes["fp8"] for artifact in inputs.chain(Kind.FP8_GRAPH)]
+    return serde.decode(Fp8, notes[-1]) if notes else None
 
 
 def _fp16_range(inputs: StageInputs, sample: Golden) -> Fp16Range | None:

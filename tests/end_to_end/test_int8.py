@@ -265,8 +265,8 @@ def _int8(report: Report) -> Int8:
     ("words", "problem"),
     [
         ({"precision": "int8"}, "needs inputs to measure the ranges of values on"),
-        ({"calibration": "x.npz"}, "--calibration is for INT8, which is not made"),
-        ({"keep": "stem"}, "--keep is for INT8, which is not made"),
+        ({"calibration": "x.npz"}, "--calibration is for INT8 and FP8, which are not made"),
+        ({"keep": "stem"}, "--keep is for INT8 and FP8, which are not made"),
         ({"precision": "int4"}, "there is no precision 'int4' to make"),
         ({"precision": "int8", "calibration": "missing.npz"}, "there is no file missing.npz"),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from deploytool.backends.tensorrt_estimate import BuildEstimate
 from deploytool.precision.int8.macs import Int8Share
+from deploytool.spec import Precision
 from tests.int8 import engines
 from tests.int8.engines import Built
 
@@ -24,11 +25,12 @@ def test_a_row_has_both_engines_and_the_advice() -> None:
 
 
 @pytest.mark.integration
-def test_a_foreign_model_is_built(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", engines.FORMS)
+def test_a_foreign_model_is_built(precision: Precision, tmp_path: Path) -> None:
     (model,) = engines.models(["residual"])
-    built = engines.measure(model, tmp_path / "run", ())
+    built = engines.measure(model, tmp_path / "run", (), precision)
     assert built.placed.of_allowed == 1.0
     assert built.run.of_allowed >= 0.95
     assert not built.refused
-    assert built.int8.kernels > 0
+    assert built.narrow.kernels > 0
     assert built.half.kernels > 0

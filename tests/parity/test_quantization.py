@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from deploytool.backends import e4m3, fp8_emulation
 from deploytool.errors import BadInput
 from deploytool.parity import quantization
 from deploytool.results.quantization import QuantizedTensor, TensorKind
@@ -49,6 +50,23 @@ def test_clipping_and_noise_are_those_of_the_definition() -> None:
     assert found["weight"].noise_db == pytest.approx(10 * math.log10((1 + 1.25**2) / 0.25**2))
     assert (found["weight"].kind, found["weight"].node) == (TensorKind.WEIGHT, "product")
     assert found["weight"].clipped == 0
+
+
+def test_in_fp8_clipping_begins_a_step_beyond_448_and_rounding_is_relative() -> None:
+    source, _ = dense()
+    graph = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (float[N,2] x) => (float[N,2] y) {
+          q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) w = DequantizeLinear(codes, s, z)
+          [product] y = MatMul(d, w)
+        }""")
+    arrays = {"s": np.array(0.5, np.float32), "z": np.zeros((), e4m3.DTYPE), "codes": e4m3.nearest(np.eye(2) * 2)}
+    graph.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    x = np.array([[239.0, -241.0], [17.0, 0.3]], np.float32)  # 478 and -482 steps; 34, between 32 and 36; 0.6
+    found = by_name(quantization.measure(source, graph, {"x": x}, fp8_emulation.emulate))
+    assert set(found) == {"x", "weight"}
+    assert found["x"].clipped == 1 / 4
+    errors = np.array([239 - 224, 241 - 224, 17 - 16, 0.3 - 0.3125])
+    assert found["x"].own_db == pytest.approx(10 * math.log10((x.astype(float) ** 2).sum() / (errors**2).sum()), 1e-5)
 
 
 def test_the_worst_comes_first_and_what_is_exact_last() -> None:

@@ -121,6 +121,17 @@ def test_the_options_of_int8_reach_the_stages(tmp_path: Path) -> None:
     assert not {Stage.CALIBRATE, Stage.INT8, Stage.METRIC} & set(plan_export(TINY, ExportOptions()).recipe)
 
 
+def test_fp8_calibrates_and_is_judged_as_int8_is_with_or_without_it(tmp_path: Path) -> None:
+    file = tmp_path / "cases.npz"
+    file.write_bytes(b"1")
+    alone, both = (
+        set(plan_export(TINY, ExportOptions(precision=each, calibration=file)).recipe) for each in ("fp8", "int8,fp8")
+    )
+    assert {Stage.CALIBRATE, Stage.FP8, Stage.FP16, Stage.METRIC} <= alone
+    assert both - alone == {Stage.INT8}
+    assert alone - set(plan_export(TINY, ExportOptions()).recipe) == {Stage.CALIBRATE, Stage.FP8, Stage.METRIC}
+
+
 def test_the_metric_reaches_the_stages_with_labels_and_margin(tmp_path: Path) -> None:
     for name in ("images/cat/a.png", "images/dog/b.png"):
         path = tmp_path / name

@@ -43,7 +43,7 @@ def home(tmp_path: Path) -> Path:
 def test_the_pipeline_is_a_valid_recipe() -> None:
     runner.check(PIPELINE)
     runner.check((*PIPELINE, Stage.PACK))
-    assert {*PIPELINE, "bf16", "calibrate", "int8", "metric", "pack"} == set(STAGES)
+    assert {*PIPELINE, "bf16", "calibrate", "int8", "fp8", "metric", "pack"} == set(STAGES)
 
 
 def test_a_recipe_with_a_missing_input_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def find(
 
     `chosen` says which graph is quantised, and by which method. None in the result if it fails with all layers kept.
     """
-    base, ranges = chosen.base, chosen.base.table.ranges(chosen.trial.method, symmetric=form is Form.TENSORRT)
+    base, ranges = chosen.base, chosen.base.table.ranges(chosen.trial.method, symmetric=form.for_engines)
     layers, expected = quantize.candidates(base.graph, form), selection.results(base.graph, cases)
     compared = selection.compared(base.graph)
     values = selection.results(base.graph, cases[:_FEW], compared)

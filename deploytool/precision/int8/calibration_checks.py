@@ -28,15 +28,23 @@ def find(
     of the calibration cases, and `tests` the digests of further cases that the result is judged by. Faults of the data,
     and a table that is not that of the graph, make wrong ranges: only without them are ranges looked at.
     """
-    found = [*_shared(table, golden, tests), *data_checks.find(cases, golden.inputs, golden.preprocessing)]
-    if reason := range_checks.stale(source, table, case_digests(cases)):
-        found.append(Finding(CalibrationFault.STALE_RANGES, "", reason))
+    found = list(of_data(source, table, cases, golden, tests))
     if all(finding.fault is CalibrationFault.TEST_CASES for finding in found):
         again, judged = (
             calibration.collect(source, tuple(table.histograms), [each]) for each in (cases, golden.inputs)
         )
         found += range_checks.findings(quantized, method, table, again, judged)
     return (*found, *placement_checks.find(quantized))
+
+
+def of_data(
+    source: ModelProto, table: Table, cases: Arrays, golden: Golden, tests: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """The faults of the calibration data, and of a table that is not that of the graph and of the cases."""
+    found = [*_shared(table, golden, tests), *data_checks.find(cases, golden.inputs, golden.preprocessing)]
+    if reason := range_checks.stale(source, table, case_digests(cases)):
+        found.append(Finding(CalibrationFault.STALE_RANGES, "", reason))
+    return tuple(found)
 
 
 def _shared(table: Table, golden: Golden, tests: Collection[str]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which heavy nodes a runtime runs in INT8, from what it says itself: optimised graph, runtime model or build log.
+"""Which heavy nodes a runtime runs in 8 bits, from what it says itself: optimised graph, runtime model or build log.
 
 A runtime runs a node in floating point, between a dequantization and a quantization, where it finds no INT8 kernel.
 """
@@ -16,14 +16,14 @@ import onnxruntime as ort
 from deploytool.backends import onnxruntime
 from deploytool.errors import StageFailed
 from deploytool.rewrites.graph import weights
+from deploytool.spec import Precision
 
 _ORT_INT8 = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger")
 _ORT_SUFFIX = re.compile(r"_token_\d+$")  # of the name of a node that ONNX Runtime has fused
 _OPENVINO_HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _OPENVINO_INT8 = ("i8", "u8")
-_RTX_INT8 = re.compile(  # a layer whose first input is INT8
-    r"^Name: .*?, LayerType: (?:correlation|gemm), Inputs: \[ \{[^}]*Datatype: Int8\b.*$", re.MULTILINE
-)
+_RTX_LAYER = r"^Name: .*?, LayerType: (?:correlation|gemm), Inputs: \[ \{[^}]*Datatype: %s\b.*$"  # of its first input
+_RTX_TYPES = {Precision.INT8: "Int8", Precision.FP8: "FP8"}
 _RTX_NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _SILENT = 4  # log severity
 
@@ -64,6 +64,10 @@ def _text(facts: Any, key: str) -> str:
     return str(value.astype(str) if hasattr(value, "astype") else value)  # OpenVINO wraps values in a type of its own
 
 
-def in_tensorrt(log: str) -> frozenset[str]:
-    """The names of the nodes in convolution and matrix layers with an INT8 input, from TensorRT-RTX's verbose log."""
-    return frozenset(name for layer in _RTX_INT8.findall(log) for name in _RTX_NODE.findall(layer))
+def in_tensorrt(log: str, precision: Precision = Precision.INT8) -> frozenset[str]:
+    """The names of the nodes in convolution and matrix layers with an input in 8 bits, from TensorRT-RTX's verbose log.
+
+    `precision` is INT8 or FP8.
+    """
+    layers = re.findall(_RTX_LAYER % _RTX_TYPES[precision], log, re.MULTILINE)
+    return frozenset(name for layer in layers for name in _RTX_NODE.findall(layer))

@@ -1,6 +1,7 @@
-"""Quantizes a graph: QuantizeLinear and DequantizeLinear nodes (QDQ) where the placement says, written by ONNX Runtime.
+"""Quantizes a graph: QuantizeLinear and DequantizeLinear nodes (QDQ) where the placement says.
 
-The rules under `placement` decide where; ONNX Runtime's quantizer computes scales and writes the nodes.
+The rules under `placement` decide where; ONNX Runtime's quantizer computes scales and writes the nodes for INT8,
+`precision/fp8.py` for FP8.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from deploytool.errors import StageFailed
-from deploytool.precision import conversion
+from deploytool.precision import conversion, fp8
 from deploytool.precision.int8 import strong_types
 from deploytool.precision.int8.placement import place, weighted
 from deploytool.precision.int8.placement.fused import Fuses
@@ -30,7 +31,7 @@ _INFERRED = ("onnx.infer", "onnxruntime.quant")  # without it the quantizer writ
 
 
 def candidates(graph: onnx.ModelProto, form: Form, fuses: Fuses = Fuses.CLIPPING) -> tuple[str, ...]:
-    """The names of the heavy nodes that the rules allow in INT8, in graph order."""
+    """The names of the heavy nodes that the rules allow in 8 bits, in graph order."""
     return tuple(node.name for node in place.heavy_nodes(EditableGraph(conversion.with_names(graph)), form, fuses))
 
 
@@ -54,8 +55,11 @@ def quantize(
     graph = conversion.with_names(graph)
     placement = place.place(EditableGraph(graph), form, kept, fuses)
     if not placement.heavy:
-        raise StageFailed("the graph has no convolution or product that can run in INT8", "deploy the FP32 graph")
-    quantizer = _quantizer(_prepared(graph, placement.heavy), _tensor_data(placement, ranges), form)
+        raise StageFailed("the graph has no convolution or product that can run in 8 bits", "deploy the FP32 graph")
+    found = _ranges(placement, ranges)
+    if form is Form.E4M3:
+        return fp8.quantize(graph, {node.name: max(map(abs, found[node.input[0]])) for node in placement.heavy})
+    quantizer = _quantizer(_prepared(graph, placement.heavy), _tensor_data(found), form)
     for name in placement.activations:
         quantizer.quantize_activation_tensor(name)
     outputs = {node.output[0] for node in placement.heavy}
@@ -96,8 +100,8 @@ def _missing_types(graph: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in weights.infer_shapes(graph).graph.value_info if value.name not in known]
 
 
-def _tensor_data(placement: Placement, ranges: Mapping[str, ValueRange]) -> dict[str, TensorData]:
-    """The range of every quantized tensor as the quantizer takes it; those of a group are its widest."""
+def _ranges(placement: Placement, ranges: Mapping[str, ValueRange]) -> dict[str, tuple[float, float]]:
+    """The lowest and the highest value of every quantized tensor; those of a group are its widest."""
     for name in placement.activations:
         if name not in ranges or not (math.isfinite(ranges[name].low) and math.isfinite(ranges[name].high)):
             problem = "has no range" if name not in ranges else "has values that are not finite"
@@ -106,7 +110,12 @@ def _tensor_data(placement: Placement, ranges: Mapping[str, ValueRange]) -> dict
     for group in placement.shared:
         widest = min(found[name][0] for name in group), max(found[name][1] for name in group)
         found |= dict.fromkeys(group, widest)
-    return {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in found.items()}
+    return found
+
+
+def _tensor_data(ranges: Mapping[str, tuple[float, float]]) -> dict[str, TensorData]:
+    """The ranges as the quantizer takes them."""
+    return {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
 
 
 def _quantizer(source: onnx.ModelProto, data: dict[str, TensorData], form: Form) -> QDQQuantizer:

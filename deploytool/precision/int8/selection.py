@@ -1,4 +1,4 @@
-"""Chooses how an INT8 graph is calibrated: by which method, and with equalised channels and corrected biases or not.
+"""Chooses how an 8-bit graph is calibrated: by which method, and with equalised channels and corrected biases or not.
 
 Compared are the outputs, and in place of one that selects or sorts the results of the last convolutions and products
 before it: the boxes that a detector selects are in other rows after the least change, which would be nearly all of
@@ -39,7 +39,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selected:
-    """The INT8 graph with the least error, the FP32 graph it was made from, how, and everything that was tried."""
+    """The graph in 8 bits with the least error, the FP32 graph it was made from, how, and everything that was tried."""
 
     graph: ModelProto
     base: CalibratedGraph
@@ -56,15 +56,15 @@ def best(
 ) -> Selected:
     """The calibration of a form with the least error on calibration cases, computed exactly as quantised.
 
-    Every method is tried on every graph, and corrected biases on the best of them. `kept` are the nodes to keep out of
-    INT8, and `fuses` is what the kernels of the runtime fuse.
+    Every method of the form is tried on every graph, and corrected biases on the best of them. `kept` are the nodes to
+    keep out of 8 bits, and `fuses` is what the kernels of the runtime fuse.
     """
     names = compared(bases[0].graph)
     expected = results(bases[0].graph, cases, names)
     found: list[Selected] = []
     for base in bases:
-        for method in Method:
-            ranges = base.table.ranges(method, symmetric=form is Form.TENSORRT)
+        for method in _methods(form):
+            ranges = base.table.ranges(method, symmetric=form.for_engines)
             graph = quantize.quantize(base.graph, ranges, form, kept, fuses)
             trial = Trial(method, base.equalised, False, error(results(graph, cases, names), expected))
             found.append(Selected(graph, base, trial, ()))
@@ -77,6 +77,11 @@ def best(
         found.append(Selected(corrected, chosen.base, trial, ()))
         chosen = min(found, key=lambda each: each.trial.error)
     return Selected(chosen.graph, chosen.base, chosen.trial, tuple(each.trial for each in found))
+
+
+def _methods(form: Form) -> tuple[Method, ...]:
+    """The ways to choose ranges: FP8 rounds small values as finely whatever the range is, and only loses by a cut."""
+    return (Method.MIN_MAX,) if form is Form.E4M3 else tuple(Method)
 
 
 def compared(graph: ModelProto) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ def convert(quantized: onnx.ModelProto, heavy: Collection[str]) -> onnx.ModelPro
     Inputs and outputs keep their types.
     """
     conversion = fp16.convert(quantized, keep_io=True)
-    return conversion.keeping(_inside(EditableGraph(conversion.single), frozenset(heavy)))
+    scaling = {node.name for node in conversion.single.graph.node if node.op_type in _SCALING}  # FP16 from opset 19 on
+    return conversion.keeping(scaling | _inside(EditableGraph(conversion.single), frozenset(heavy)))
 
 
 def _inside(graph: EditableGraph, heavy: frozenset[str]) -> frozenset[str]:

@@ -93,7 +93,7 @@ class EditableGraph:
     def add_weight(self, name: str, values: Array) -> str:
         """Adds a weight; returns its name, made unique."""
         name = self.unique_name(name)
-        self._weights[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._weights[name] = numpy_helper.from_array(np.asarray(values, order="C"), name)
         return name
 
     def make_node(

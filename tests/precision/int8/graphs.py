@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
+from deploytool.results.int8_forms import Form
+
+INT8_FORMS: tuple[Form, ...] = tuple(form for form in Form if form is not Form.E4M3)
 HEAD = '<ir_version: 8, opset_import: ["" : 18]> g (float[batch,8,12,12] x) => (float[batch,N] y)'
 TAIL = "p = GlobalAveragePool({0}) f = Flatten(p) y = Gemm<transB=1>(f, fc, fb)"
 FC = {"fc": (10, 8), "fb": (10,)}

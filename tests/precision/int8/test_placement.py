@@ -34,7 +34,7 @@ def scales_of(made: onnx.ModelProto) -> dict[str, float]:
 
 
 def test_no_quantization_stands_between_a_convolution_and_its_activation() -> None:
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         assert not {"a", "d"} & set(activations(graphs.body("residual"), form))  # Relu follows both
     for form in CPU:
         assert {"c", "g", "m"} < set(activations(graphs.body("swish"), form))  # ONNX Runtime needs each in INT8
@@ -43,7 +43,7 @@ def test_no_quantization_stands_between_a_convolution_and_its_activation() -> No
 
 def test_hard_swish_runs_in_floating_point_between_int8_nodes() -> None:
     graph = graphs.body("hard-swish")
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         expected = {"c", "h"} if form in CPU else {"h"}  # before and after it
         assert {"c", "h"} & set(activations(graph, form)) == expected
         assert {"/c/Conv", "/k/Conv"} < set(candidates(graph, form))
@@ -86,7 +86,7 @@ def test_a_chain_that_moves_values_is_quantized_at_its_ends_where_it_is_fused() 
 
 
 def test_concat_inputs_share_a_scale_with_its_output() -> None:
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         found = scales("concat", form)
         assert found["d"] == found["h"] == found["i"]
 
@@ -138,7 +138,7 @@ def test_depthwise_convolutions_with_large_windows_stay_fp32_in_openvino() -> No
 
 
 def test_the_scores_of_the_last_layer_are_not_rounded_to_8_bits() -> None:
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         assert "y" not in activations(graphs.body("residual"), form)
 
 
@@ -151,7 +151,7 @@ HEADS = """<ir_version: 8, opset_import: ["" : 18]>
 def test_the_head_of_a_detector_stays_float() -> None:
     graph = graphs.weighted(HEADS, graphs.CONV | {"w2": (8, 8, 1, 1)})
     graph.graph.initializer.append(numpy_helper.from_array(np.array([0, 8, 100]), "rows"))
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         assert set(candidates(graph, form)) == {"/a/Conv", "/e/Conv"}
 
 
@@ -168,7 +168,7 @@ def test_the_head_of_a_detector_stays_float() -> None:
 def test_products_without_an_int8_kernel_are_left(node: str) -> None:
     text = f'<ir_version: 8, opset_import: ["" : 18]> g (float[4,4] x) => (float[4,4] y) {{ {node} }}'
     graph = graphs.weighted(text, {"w": (4, 4), "n": (4, 4)})
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         assert candidates(graph, form) == ()
 
 
@@ -176,7 +176,7 @@ def test_a_product_with_a_constant_is_quantized_per_column() -> None:
     text = '<ir_version: 8, opset_import: ["" : 18]> g (float[4,4] x) => (float[4,3] y) { y = MatMul(x, w) }'
     graph = graphs.weighted(text, {"w": (4, 3)})
     inputs = {"x": np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)}
-    for form in Form:
+    for form in graphs.INT8_FORMS:
         made: onnx.ModelProto = quantize(graph, measured_ranges(graph, inputs), form)
         (scale,) = (weight for weight in made.graph.initializer if list(weight.dims) == [3] and weight.data_type == 1)
         steps = 64 if form is Form.U8S7 else 127

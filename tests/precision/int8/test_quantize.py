@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from deploytool.backends import tensorrt_estimate
 from deploytool.errors import StageFailed
+from deploytool.precision import opset
 from deploytool.precision.int8 import executed, macs
 from deploytool.precision.int8.quantize import activations, candidates, quantize
 from deploytool.precision.int8.value_range import ValueRange
@@ -71,7 +72,7 @@ def test_a_convolution_is_computed_in_integers(form: Form, least: int, most: int
 
 
 @pytest.mark.parametrize("name", graphs.BODIES)
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", graphs.INT8_FORMS)
 def test_the_answers_stay_close_and_the_graph_stays_as_it_is(name: str, form: Form) -> None:
     graph = graphs.body(name)
     before, inputs = graph.SerializeToString(), graphs.inputs()
@@ -132,6 +133,20 @@ def test_tensorrt_rtx_builds_it_and_runs_all_that_is_placed_in_int8(name: str) -
     log, _ = tensorrt_estimate.build_log(made.SerializeToString(), inputs, {"batch": Range(1, 1, 2)})
     heavy = set(macs.count(graphs.body(name)))
     assert executed.in_tensorrt(log) & heavy == macs.in_graph(made) == set(candidates(graphs.body(name), Form.TENSORRT))
+
+
+@pytest.mark.parametrize("version", [19, 22])
+def test_scales_stay_fp32_where_a_newer_opset_allows_fp16(version: int) -> None:
+    """An FP16 scale puts a cast between a DequantizeLinear and its convolution, which then runs in FP32."""
+    graph = opset.raised(graphs.body("residual"), version)
+    made = quantize(graph, measured_ranges(graph, graphs.inputs()), Form.TENSORRT)
+    values = constants(made)
+    scales = [values[node.input[1]] for node in scaling(made)]
+    assert scales
+    assert all(scale.dtype == np.float32 for scale in scales)
+    inputs = [Tensor("x", ("batch", 8, 12, 12))]
+    log, _ = tensorrt_estimate.build_log(made.SerializeToString(), inputs, {"batch": Range(1, 1, 2)})
+    assert macs.in_graph(made) <= executed.in_tensorrt(log)
 
 
 def test_weights_of_7_bits_cannot_saturate() -> None:

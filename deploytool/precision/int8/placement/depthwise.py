@@ -20,7 +20,7 @@ _LARGE = 7
 def allows(node: NodeProto, graph: EditableGraph, form: Form) -> bool:
     """Whether a node is no depthwise convolution, or the form computes these in INT8."""
     conv = convolution.read(graph, node)
-    return form is not Form.TENSORRT or conv is None or not conv.is_depthwise()
+    return not form.for_engines or conv is None or not conv.is_depthwise()
 
 
 def has_large_window(node: NodeProto, graph: EditableGraph) -> bool:

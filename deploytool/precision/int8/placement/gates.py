@@ -16,4 +16,4 @@ from deploytool.rewrites.graph.editable import EditableGraph
 def allows(node: NodeProto, graph: EditableGraph, form: Form) -> bool:
     """Whether a convolution sees more than one position, or the form computes gates in INT8."""
     shape = graph.shape(node.input[0])
-    return form is not Form.TENSORRT or node.op_type != "Conv" or not shape or any(size != 1 for size in shape[2:])
+    return not form.for_engines or node.op_type != "Conv" or not shape or any(size != 1 for size in shape[2:])

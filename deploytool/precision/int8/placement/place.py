@@ -1,4 +1,4 @@
-"""Decides which nodes run in INT8 and which tensors are quantized, by the rules of this folder.
+"""Decides which nodes run in 8 bits and which tensors are quantized, by the rules of this folder.
 
 The heavy nodes come first; then the light nodes that can compute on the INT8 results of others without leaving INT8.
 The first layer is no exception: with it in FP32 SqueezeNet 1.1 takes 1.8 times as long in ONNX Runtime and ShuffleNet
@@ -13,17 +13,27 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from deploytool.precision.int8.placement import carriers, concats, depthwise, fused, gates, heads, weighted
+from deploytool.precision.int8.placement import (
+    carriers,
+    concats,
+    depthwise,
+    fused,
+    gates,
+    groups,
+    heads,
+    kernels,
+    weighted,
+)
 from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph.editable import EditableGraph
 
-_RULES = (weighted, depthwise, gates, heads)  # each can keep a heavy node out of INT8
+_RULES = (weighted, depthwise, gates, heads, groups, kernels)  # each can keep a heavy node out of 8 bits
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The heavy nodes in INT8, the quantized activations in graph order, and the groups that share a scale."""
+    """The heavy nodes in 8 bits, the quantized activations in graph order, and the groups that share a scale."""
 
     heavy: tuple[NodeProto, ...]
     activations: tuple[str, ...]
@@ -46,6 +56,8 @@ def place(
     """
     heavy = [node for node in heavy_nodes(graph, form, fuses) if node.name not in kept]
     read = {str(node.input[0]) for node in heavy}
+    if form is Form.E4M3:
+        return Placement(tuple(heavy), _in_order(graph, read), ())
     if form is Form.TENSORRT:
         quantized, light = set(read), carriers.before(graph, read)
     else:

@@ -1,0 +1,86 @@
+"""Makes the FP8 graph, for engines: E4M3 in convolutions and products, FP16 elsewhere, strongly typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from deploytool import serde
+from deploytool.backends import fp8_emulation
+from deploytool.data import calibration
+from deploytool.data.golden import Arrays
+from deploytool.errors import StageFailed
+from deploytool.exporters import name_scopes
+from deploytool.loading import weights_file
+from deploytool.loading.stage_inputs import StageInputs
+from deploytool.parity import quantization
+from deploytool.precision import conversion
+from deploytool.precision.int8 import (
+    calibrated_graphs,
+    calibration_checks,
+    calibration_fault,
+    macs,
+    quantize,
+    selection,
+)
+from deploytool.precision.int8.macs import Int8Share
+from deploytool.precision.int8.selection import Selected
+from deploytool.results.artifact import ENGINE_RANGES, Kind, Notes, engine_graph
+from deploytool.results.fp8 import Fp8
+from deploytool.results.int8_forms import Form
+from deploytool.rewrites.graph import storage
+from deploytool.spec import AUTO, Job, Stage
+
+_CASES = 32  # calibration cases on which ways to calibrate are compared
+
+
+def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
+    """Writes the FP8 graph, made from the form of the graph for engines.
+
+    Raises BadInput if a name of `keep` matches no node, StageFailed if the graph has nothing that can run in FP8 or
+    cannot be converted.
+    """
+    graph, ranges = inputs.fp32_graph().path, inputs.latest(Kind.RANGES)
+    source = engine_graph(graph)
+    table = ranges.path if source == graph else ranges.path.with_name(ENGINE_RANGES)
+    bases, cases = calibrated_graphs.read(source, table), _cases(job, inputs)
+    modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
+    names = [node.name for node in conversion.with_names(bases[0].graph).graph.node]
+    stated = job.options.keep if job.options.keep != (AUTO,) else ()  # what `auto` finds is for INT8
+    kept = name_scopes.matching_nodes(stated, names, modules) if stated else frozenset[str]()
+    chosen = selection.best(bases, Form.E4M3, kept, cases)
+    storage.save(chosen.graph, out)
+    share, sample = _share(chosen), inputs.golden()
+    result = Fp8(
+        file=out.name,
+        cases=serde.decode(int, ranges.notes["cases"]),
+        equalised=chosen.trial.equalised,
+        corrected=chosen.trial.corrected,
+        error=chosen.trial.error,
+        of_allowed=share.of_allowed,
+        of_all=share.of_all,
+        kept=tuple(name_scopes.shortest_names(kept, names, modules)),
+        noisiest=quantization.noisiest(chosen.base.graph, chosen.graph, sample.inputs, fp8_emulation.emulate),
+    )
+    joined = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
+    faults = calibration_checks.of_data(chosen.base.graph, chosen.base.table, joined, sample)
+    remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *calibration_fault.lines(faults)]
+    return {"fp8": serde.encode(result), "remarks": remarks}
+
+
+def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:
+    options = job.options
+    assert options.calibration is not None
+    definition = inputs.source().definition
+    data = calibration.read(Path(options.calibration.path), definition, options.sizes, seed=options.seed)
+    return calibration.first_cases(data, _CASES)
+
+
+def _share(chosen: Selected) -> Int8Share:
+    """What of the multiply-accumulates is FP8; raises StageFailed if none is."""
+    base = chosen.base.graph
+    share = macs.share(macs.count(base), macs.in_graph(chosen.graph), quantize.candidates(base, Form.E4M3))
+    if not share.int8:
+        raise StageFailed("no convolution or product is FP8", f"leave --keep out, or deploy the {Stage.FP16} graph")
+    return share
