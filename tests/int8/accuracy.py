@@ -33,7 +33,7 @@ from deploytool.metrics.evaluator import Answers
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.precision.int8 import calibrated_graphs, selection
 from deploytool.results import measure_lines
-from deploytool.results.artifact import ENGINE_GRAPH
+from deploytool.results.artifact import ENGINE_GRAPH, openvino_graph
 from deploytool.results.int8_forms import Form
 from deploytool.results.measure import Difference, Measure
 from deploytool.rewrites.graph import storage
@@ -46,6 +46,13 @@ Start = Callable[[], AbstractContextManager[Session]]
 MARGIN = 0.01
 OURS, ORT, NNCF = "deploytool", "onnxruntime.quantization", "nncf"
 AS_QUANTISED, IN_ORT, IN_OPENVINO = "as quantised", "ONNX Runtime", "OpenVINO"
+FOR_OPENVINO = "as quantised, for OpenVINO"
+_SAME = {  # our graph that a peer's is compared with, by who made that and how it is run
+    (ORT, AS_QUANTISED): AS_QUANTISED,
+    (ORT, IN_ORT): IN_ORT,
+    (NNCF, AS_QUANTISED): FOR_OPENVINO,
+    (NNCF, IN_OPENVINO): IN_OPENVINO,
+}
 _JUDGED = {0, 3, 6}  # exit codes of an export that came to a verdict
 _COMPARED = 32  # calibration cases on which the stage compares ways to calibrate
 _TASKS = Path(__file__).parents[1] / "tasks"
@@ -176,9 +183,11 @@ class Judge:
 def graphs(run: Path, cases: Sequence[Arrays], folder: Path) -> Iterator[Graph]:
     """The INT8 graphs of ours in the ways they are run, and then those of the peers that are installed."""
     ours, shipped = run / "int8" / "int8.onnx", int8.cpu_form()
+    for_openvino = openvino_graph(ours) or ours
     yield Graph(OURS, shipped, AS_QUANTISED, partial(int8_emulation.start, ours))
     yield Graph(OURS, shipped, IN_ORT, partial(onnxruntime.start, ours))
-    yield Graph(OURS, shipped, IN_OPENVINO, partial(openvino.start, ours))
+    yield Graph(OURS, shipped, FOR_OPENVINO, partial(int8_emulation.start, for_openvino))
+    yield Graph(OURS, shipped, IN_OPENVINO, partial(openvino.start, for_openvino))
     if shipped is not Form.U8S8:
         bases = calibrated_graphs.read(run / "rewrite" / "model.onnx", run / "calibrate" / "ranges.npz")
         wide = folder / "u8s8.onnx"
@@ -205,8 +214,8 @@ def compare(trained: Trained, folder: Path) -> tuple[int, list[Row]]:
     rows, ours = list[Row](), dict[str, Answers]()
     for graph in graphs(run, _cases(sets / "calibration", judge), folder):
         got, above = judge.answers(graph.start), None
-        if graph.quantizer in (ORT, NNCF):
-            above = judge.measure(ours[AS_QUANTISED if graph.run_by == AS_QUANTISED else IN_ORT], got).difference
+        if same := _SAME.get((graph.quantizer, graph.run_by)):
+            above = judge.measure(ours[same], got).difference
         elif graph.form is not Form.TENSORRT:
             ours[graph.run_by] = got
         rows.append(Row(graph, judge.measure(got, judge.fp32), above))
@@ -241,8 +250,7 @@ def header() -> list[str]:
         f"{machine.cpu()}, {saturates}; Python {platform.python_version()}, {versions},",
         f"nncf {quantizers.nncf_version()}; {time.strftime('%Y-%m-%d')}. {pictures.CALIBRATION} calibration pictures.",
         "Loss with its 95 % interval; the verdict is for a margin of 1 point. `ours above` is what ours has more than",
-        "that row, in points: against `as quantised` ours with 8 bits as quantised, against kernels ours in those of",
-        "ONNX Runtime.",
+        "that row, in points: against `as quantised` ours as quantised, against kernels ours in the same runtime's.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",
