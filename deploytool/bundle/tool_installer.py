@@ -2,7 +2,8 @@
 
     python3 BUNDLE/tool/install.py ENV [arguments of verify]
 
-It stands in the bundle as `tool/install.py` and runs before deploytool is on the device: it imports nothing of it.
+It stands in the bundle as `tool/install.py` and runs before deploytool is on the device: it imports nothing of it. With
+`--install-only` the bundle is not proved, and of its files only the manifest and the folder `tool` must be there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import venv
 from pathlib import Path
 
-_USAGE = "python3 BUNDLE/tool/install.py ENV [--digest DIGEST] [further arguments of verify]"
+_USAGE = "python3 BUNDLE/tool/install.py ENV [--digest DIGEST] [--install-only] [further arguments of verify]"
+_INSTALL_ONLY, _PIP = "--install-only", "pip"
 _OLDEST = (3, 10)
 _NEEDED = "deploytool "  # the lines of `pip check` that matter: other packages may lack what deploytool does not use
 
@@ -42,6 +44,8 @@ def main(arguments: list[str]) -> int:
         _say(f"error: {error.filename or 'a file'}: {error.strerror}", 2)
         return 2
     _say(f"{environment}: deploytool is installed; {_program(environment)} -m deploytool.device has its commands")
+    if _INSTALL_ONLY in arguments:
+        return 0
     command = [str(_program(environment)), "-I", "-m", "deploytool.device", "verify", str(bundle), *arguments[1:]]
     return subprocess.call(command)
 
@@ -86,37 +90,58 @@ def _digest(path: Path) -> str:
 
 
 def _make(environment: Path, wheels: Path, names: list[str]) -> None:
-    """Makes the environment beside its place and renames it; it sees the packages of the system, such as TensorRT."""
+    """Makes the environment beside its place and renames it; it sees the packages of the system, such as TensorRT.
+
+    It is made without pip where the wheels have one: Debian's Python without python3-venv has none to give.
+    """
     if environment.exists():
         raise Failure(f"{environment} exists: remove it, or choose another folder")
     unfinished = environment.with_name(f".{environment.name}.{os.getpid()}.making")
     try:
         try:
-            venv.create(unfinished, system_site_packages=True, with_pip=True)
+            venv.create(unfinished, system_site_packages=True, with_pip=_PIP not in names)
         except (subprocess.CalledProcessError, ImportError) as error:
-            raise Failure("this Python cannot make an environment: install python3-venv (Debian, Ubuntu)") from error
-        _install(_program(unfinished), wheels, names)
+            raise Failure(
+                "this Python cannot make an environment with pip: install python3-venv (Debian, Ubuntu), or pack pip's "
+                "wheel too, with --with-tool --wheel FILE"
+            ) from error
+        pip = _pip_of(unfinished, wheels, names)
+        _install(pip, wheels, [name for name in names if name != _PIP])
         _set_programs(unfinished, environment)
-        unfinished.replace(environment)
+        _publish(unfinished, environment)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _install(python: Path, wheels: Path, names: list[str]) -> None:
+def _pip_of(environment: Path, wheels: Path, names: list[str]) -> list[str]:
+    """The start of a command line that runs pip for an environment: its own, or that of the wheels, from the wheel."""
+    python = [str(_program(environment)), "-I"]
+    if _PIP not in names:
+        return [*python, "-m", "pip"]
+    return [*python, str(next(wheels.glob(f"{_PIP}-*.whl")) / _PIP)]
+
+
+def _publish(unfinished: Path, environment: Path) -> None:
+    """Renames a complete environment to its place, once the disk has all of it."""
+    if hasattr(os, "sync"):
+        os.sync()
+    unfinished.replace(environment)
+
+
+def _install(pip: list[str], wheels: Path, names: list[str]) -> None:
     """Installs the wheels that fit this machine, without a network, and checks what deploytool itself requires."""
-    install = ["install", "--no-index", "--no-deps", "--find-links", str(wheels), *names]
-    done = _pip(python, *install)
+    done = _run(pip, "install", "--no-index", "--no-deps", "--find-links", str(wheels), *names)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
         fits = "is there a wheel for this Python and processor?"
         raise Failure(f"the wheels cannot be installed: {lines[-1].removeprefix('ERROR: ')}; {fits}")
-    lacking = [line for line in _pip(python, "check").stdout.splitlines() if line.startswith(_NEEDED)]
+    lacking = [line for line in _run(pip, "check").stdout.splitlines() if line.startswith(_NEEDED)]
     if lacking:
         raise Failure(f"{lacking[0].rstrip('.')}: pack it too, with --with-tool --wheel FILE")
 
 
-def _pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(python), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+def _run(pip: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*pip, "--disable-pip-version-check", "--no-input", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -40,7 +40,7 @@ def outcome(made: FleetResult, folder: Path, run: Path | None) -> CommandOutcome
     """Prints the results, and returns the document with the failure of the worst device if not all are done."""
     console = cli_console.stdout_console()
     if made.action is Action.STATUS:
-        columns = ("device", "~is", "current", "previous", "~clocks and power", "~reason")
+        columns = ("device", "~is", "deploytool", "current", "previous", "~clocks and power", "~reason")
         cli_console.table(console, "Devices", columns, [_status_row(result) for result in made.devices])
     elif made.action is Action.DOCTOR:
         for line in _doctor_lines(made):
@@ -76,9 +76,14 @@ def _failure(made: FleetResult) -> DeployError | None:
 def _status_row(result: DeviceResult) -> tuple[str, ...]:
     state = result.before
     if state is None:
-        return (result.device, _NONE, _NONE, _NONE, _NONE, result.reason)
+        return (result.device, *[_NONE] * 5, result.reason)
     power = "; ".join(f"{name}: {reading}" for name, reading in state.power.readings.items())
-    return (result.device, _machine(state), *_pointer(state), power or _NONE, result.reason)
+    return (result.device, _machine(state), _deploytool(result, state), *_pointer(state), power or _NONE, result.reason)
+
+
+def _deploytool(result: DeviceResult, state: DeviceState) -> str:
+    """The version of the deploytool that answered, and whether it is that of a bundle or of the device's Python."""
+    return f"{state.deploytool} {f'of a bundle: {result.tool[:12]}' if result.tool else 'of its Python'}"
 
 
 def _machine(state: DeviceState) -> str:
@@ -132,6 +137,8 @@ def _doctor_lines(made: FleetResult) -> Iterator[str]:
     """The diagnosis of each device below its name."""
     for result in made.devices:
         yield f"{result.device}: {result.outcome}{f': {result.reason}' if result.reason else ''}"
+        if result.before:
+            yield f"  deploytool {_deploytool(result, result.before)}"
         for done in result.steps:
             if diagnosis := _diagnosis(done.result):
                 yield from (f"  {line}" for line in doctor_messages.lines(diagnosis))

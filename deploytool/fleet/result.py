@@ -52,7 +52,8 @@ class DeviceResult:
 
     `before` and `after` are the states of the device, None where it was not asked; `reason`, `remedy` and `exit_code`
     are those of the error. `rolled_back` is None where nothing was to be rolled back. `began` and `ended` are seconds
-    since 1970 by the clock of the device, 0 if it did no work. `cuts` counts interrupted connections.
+    since 1970 by the clock of the device, 0 if it did no work. `cuts` counts interrupted connections. `tool` is the
+    name of the tool of a bundle that ran the commands there, empty for the deploytool of the device's Python.
     """
 
     schema: str
@@ -70,6 +71,7 @@ class DeviceResult:
     began: float = 0.0
     ended: float = 0.0
     cuts: int = 0
+    tool: str = ""
 
 
 @dataclass(frozen=True)

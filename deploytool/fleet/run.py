@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploytool.bundle import subset
-from deploytool.bundle.manifest import Manifest, check_files, engine_recipe, manifest_digest, read_manifest
+from deploytool.bundle.manifest import File, Manifest, check_files, engine_recipe, manifest_digest, read_manifest
 from deploytool.device import verify
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.state import DeviceState
@@ -21,7 +21,7 @@ from deploytool.fleet.actions import Action
 from deploytool.fleet.devices import FleetDevice
 from deploytool.fleet.gate import Gate
 from deploytool.fleet.result import SCHEMA, DeviceResult, FleetResult, Outcome
-from deploytool.fleet.session import Session
+from deploytool.fleet.session import NoDeploytool, Session
 from deploytool.fleet.work import Proof
 from deploytool.host import exception_text
 from deploytool.transfer import ssh
@@ -90,12 +90,14 @@ def deploy(folder: Path, request: Request, say: Say = _ignore, watch: Watch = _i
     gate, updated = Gate(request.first), dict[str, DeviceState]()
 
     def one(session: Session) -> DeviceResult:
-        before = _state(session)
+        before, sent = _state_by_tool(folder, demand, session)
         if reason := accept.refusal(demand, before, session.device.target):
+            _remove(sent, demand, session)
             remedy = "send a bundle for this device, or see --build and --require"
             return _failed(_begun(session, demand.digest, before), Refused(reason, remedy))
         admitted = gate.admit()
         if admitted is None:
+            _remove(sent, demand, session)
             reason = f"{gate.failed} did not prove the bundle, and the rollout stopped"
             return replace(_begun(session, demand.digest, before), outcome=Outcome.NOT_STARTED, reason=reason)
         proved = False
@@ -141,8 +143,35 @@ def _deploy_one(folder: Path, demand: Demand, session: Session, before: DeviceSt
     return _carry_out(work.deploy(device, demand.digest, received, before, proof), session, before, proof)
 
 
-def _send(folder: Path, manifest: Manifest, session: Session) -> ssh.ShipResult:
-    """Sends what the device lacks; an interrupted transfer resumes with the next call."""
+def _state_by_tool(folder: Path, demand: Demand, session: Session) -> tuple[DeviceState, str]:
+    """The state of a device, and the folder there that got the tool of the bundle, empty if none was needed for it.
+
+    A device without deploytool gets it from the bundle before anything else.
+    """
+    try:
+        return _state(session), ""
+    except NoDeploytool:
+        if not demand.manifest.tool:
+            raise
+
+    def send() -> str:
+        return _send(folder, demand.manifest, session, demand.manifest.tool).folder
+
+    received = session.persist(send)
+    job = work.install_tool(demand.digest, received)
+    return work.state_after(session.work(work.request(job, session.device, Proof()))), received
+
+
+def _remove(received: str, demand: Demand, session: Session) -> None:
+    """Removes the folder that got the tool of a bundle which does not follow; a device that is gone keeps it."""
+    if received:
+        job = work.remove(session.device, demand.digest, received)
+        with suppress(DeployError):
+            session.work(work.request(job, session.device, Proof()))
+
+
+def _send(folder: Path, manifest: Manifest, session: Session, only: Sequence[File] = ()) -> ssh.ShipResult:
+    """Sends what the device lacks of a bundle, or of some files; an interrupted transfer resumes with the next call."""
     device = session.device
 
     def say(line: str) -> None:
@@ -150,7 +179,7 @@ def _send(folder: Path, manifest: Manifest, session: Session) -> ssh.ShipResult:
         session.say(line)
 
     kind = subset.parse(device.target or None)
-    return ssh.ship(folder, manifest, device.address, device.ssh, kind, install=False, say=say)
+    return ssh.ship(folder, manifest, device.address, device.ssh, kind, only=only, install=False, say=say)
 
 
 def _roll_back(
@@ -199,7 +228,7 @@ def _state(session: Session) -> DeviceState:
     try:
         done = asking.run("status", "--root", session.device.address.root, "--json", patience_s=_ASK_PATIENCE_S)
     finally:
-        session.cuts = asking.cuts
+        session.cuts, session.tool = asking.cuts, asking.tool
     return work.state_of(work.step(done))
 
 
@@ -225,7 +254,7 @@ def _each(
         except Exception as error:  # the result of one device must not end the others
             empty = DeviceResult(SCHEMA, device.name, action, Outcome.FAILED, digest)
             result = _failed(empty, exception_text.as_error(error))
-        result = replace(result, cuts=session.cuts)
+        result = replace(result, cuts=session.cuts, tool=session.tool)
         watch(result)
         return result
 

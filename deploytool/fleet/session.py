@@ -30,7 +30,12 @@ _MOST_OTHER_LINES = 1000  # that a login prints
 _SILENCE_S = 30.0  # without a sign of life, after which a connection is given up
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 15.0
 _AGAIN = "check the device with ssh, and repeat the command: a job that was started goes on there, and is found again"
+GET_DEPLOYTOOL = "deploy a bundle that was packed with --with-tool, or install deploytool in the python of the device"
 _PROGRAM = Path(__file__).with_name("agent.py")
+
+
+class NoDeploytool(MissingBackend):
+    """A device has no deploytool, or one that does not start or is of another version."""
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Session:
     """The connection to one device. `slot` is held while work goes on over a connection, and not while waiting for one.
 
     After `patience_s` seconds without an answer the device is given up. `cuts` counts the interrupted connections.
+    `tool` is the name of the tool there that ran the last commands, empty for the deploytool of its Python.
     """
 
     device: FleetDevice
@@ -45,15 +51,20 @@ class Session:
     patience_s: float
     slot: AbstractContextManager[object] = field(default_factory=nullcontext)
     cuts: int = 0
+    tool: str = ""
     _heard: float = field(default_factory=time.monotonic)
 
     def run(self, *command: str, patience_s: float | None = None) -> Answer:
         """Runs a command of the device's deploytool, and returns how it ended."""
+        asked = {"do": "run", "command": command, "root": self.device.address.root}
 
         def once() -> Answer:
-            return next(answer["done"] for answer in self._ask({"do": "run", "command": command}) if "done" in answer)
+            return next(answer for answer in self._ask(asked) if "done" in answer)
 
-        return self.persist(once, patience_s)
+        answer = self.persist(once, patience_s)
+        self.tool = str(answer["tool"])
+        done: Answer = answer["done"]
+        return done
 
     def work(self, request: Mapping[str, serde.Json]) -> Answer:
         """Starts a job, passes on what it prints, however often the connection is interrupted, and returns its result.
@@ -82,6 +93,7 @@ class Session:
 
         while (result := self.persist(once)) is None:
             pass
+        self.tool = str(result["tool"])
         return result
 
     def persist(self, once: Callable[[], T], patience_s: float | None = None) -> T:
@@ -110,8 +122,8 @@ class Session:
     def _ask(self, request: Mapping[str, object]) -> Iterator[Answer]:
         """The answers to a request over a connection of its own.
 
-        Raises Unreachable if the connection fails or falls silent, MissingBackend if Python does not start there, and
-        BadInput for a problem that the device reports.
+        Raises Unreachable if the connection fails or falls silent, MissingBackend if Python does not start there,
+        NoDeploytool if it has no deploytool, and BadInput for another problem that the device reports.
         """
         program, answered = _PROGRAM.read_bytes(), False
         command = ssh.command(self.device.address.host, self.device.ssh, program)
@@ -123,6 +135,8 @@ class Session:
             for answer in self._answers(child):
                 self.heard()
                 answered = True
+                if answer.get("missing") is True:
+                    raise NoDeploytool(clean(str(answer["problem"])), GET_DEPLOYTOOL)
                 if "problem" in answer:
                     problem = f"{self.device.name}: {clean(str(answer['problem']))}"
                     raise BadInput(problem, "check the root on the device, its permissions and its disk")

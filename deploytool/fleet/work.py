@@ -16,9 +16,10 @@ from deploytool.errors import BadInput, DeployError, Refused, StageFailed
 from deploytool.fleet.actions import Action
 from deploytool.fleet.devices import FleetDevice
 from deploytool.fleet.result import SCHEMA, DeviceResult, Outcome, StepResult
-from deploytool.fleet.session import Answer
+from deploytool.fleet.session import GET_DEPLOYTOOL, Answer, NoDeploytool
 from deploytool.host.exception_text import clean
 
+_TOOL_REMEDY = "pack the bundle with the wheels for this device (--with-tool --wheel FILE), and deploy it again"
 _ERRORS = {kind.exit_code: kind for kind in DeployError.__subclasses__()}
 
 
@@ -40,12 +41,14 @@ class Proof:
 class Work:
     """The commands of a job, and the bundle that it is about.
 
-    `undo` follows if a command after the first fails; `remove` is removed after the first. The job does nothing if the
-    current bundle is another than `current`, unless that is empty.
+    `bundle` is its folder on the device, whose tool runs the commands if it has one. `undo` follows if a command after
+    the first fails; `remove` is removed after the first. The job does nothing if the current bundle is another than
+    `current`, unless that is empty.
     """
 
     action: Action
     digest: str
+    bundle: str
     steps: tuple[tuple[str, ...], ...]
     undo: tuple[str, ...] = ()
     current: str = ""
@@ -58,7 +61,17 @@ def deploy(device: FleetDevice, digest: str, received: str, state: DeviceState, 
     update = pointer is not None and pointer.current != digest
     install = ("install", received, "--root", root, "--digest", digest, *_options(proof, "--build" * proof.build))
     undo = ("rollback", "--root", root) if update else ()
-    return Work(Action.DEPLOY, digest, (install, _bench(device, digest, proof)), undo, remove=received)
+    return Work(Action.DEPLOY, digest, received, (install, _bench(device, digest, proof)), undo, remove=received)
+
+
+def install_tool(digest: str, received: str) -> Work:
+    """Installs the tool of a bundle of which the tool was sent to `received`, and asks the state with it."""
+    return Work(Action.DEPLOY, digest, received, ())
+
+
+def remove(device: FleetDevice, digest: str, received: str) -> Work:
+    """Removes the folder `received`, if the device answers with its state."""
+    return Work(Action.DEPLOY, digest, received, (("status", "--root", device.address.root),), remove=received)
 
 
 def on_current(device: FleetDevice, action: Action, state: DeviceState, proof: Proof) -> Work:
@@ -76,14 +89,15 @@ def on_current(device: FleetDevice, action: Action, state: DeviceState, proof: P
         Action.BUILD: ("build", bundle),
         Action.BENCH: _bench(device, pointer.current, proof),
     }
-    return Work(action, pointer.current, (steps[action],), current=pointer.current)
+    return Work(action, pointer.current, bundle, (steps[action],), current=pointer.current)
 
 
 def roll_back(device: FleetDevice, to: str, current: str, proof: Proof) -> Work:
     """Makes the previous bundle the current one again and verifies it, if the current one is the expected one."""
-    verify = ("verify", _installed(device.address.root, to), "--digest", to, *_options(proof))
+    bundle = _installed(device.address.root, to)
+    verify = ("verify", bundle, "--digest", to, *_options(proof))
     back = ("rollback", "--root", device.address.root)
-    return Work(Action.ROLLBACK, to, (back, verify), current=current)
+    return Work(Action.ROLLBACK, to, bundle, (back, verify), current=current)
 
 
 def request(work: Work, device: FleetDevice, proof: Proof) -> dict[str, serde.Json]:
@@ -94,6 +108,8 @@ def request(work: Work, device: FleetDevice, proof: Proof) -> dict[str, serde.Js
     return {
         "id": name,
         "same": serde.digest(work, pem),
+        "digest": work.digest,
+        "bundle": work.bundle,
         "steps": [[*step, *signed, "--json"] for step in work.steps],
         "undo": [*work.undo, *signed, "--json"] if work.undo else [],
         "last": ["status", "--root", device.address.root, "--json"],
@@ -147,13 +163,21 @@ def failure_of(done: StepResult) -> DeployError | None:
 
 
 def state_of(done: StepResult) -> DeviceState:
-    """The state that `status` printed on a device; raises its error, and BadInput if it is of another version."""
-    if failure := failure_of(done):
+    """The state that `status` printed on a device; raises its error, and NoDeploytool if it printed no state."""
+    failure = failure_of(done)
+    if failure and done.document is not None:
         raise failure
     state = _state(done)
-    if state is None:
-        raise BadInput("its deploytool is of another version", "install the version of this machine there")
+    if failure or state is None:
+        raise NoDeploytool(str(failure or "its deploytool is of another version"), GET_DEPLOYTOOL)
     return state
+
+
+def state_after(answer: Answer) -> DeviceState:
+    """The state of a device after a job; raises the error of the job, or of `status`."""
+    if answer["problem"]:
+        raise StageFailed(clean(str(answer["problem"])), _TOOL_REMEDY)
+    return state_of(step(answer["last"]))
 
 
 def _state(done: StepResult) -> DeviceState | None:

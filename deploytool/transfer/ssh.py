@@ -82,19 +82,20 @@ def ship(
     options: SshTarget,
     kind: Subset | None,
     *,
+    only: Sequence[File] = (),
     key: Path | None = None,
     install: bool,
     timeout: float | None = None,
     say: Say,
 ) -> ShipResult:
-    """Sends the subset `kind` of a bundle, or all of it, to an install root on a device.
+    """Sends the subset `kind` of a bundle, all of it, or `only` some of its files to an install root on a device.
 
     `key` is the file of the public key that the install there requires a signature of. All must end within `timeout`
     seconds; the default is ten minutes plus the time of the files at 64 KiB/s. Raises Unreachable if it does not or
     the connection is interrupted, Refused if the device got other bytes, and the error of the install there.
     """
     left_out = subset.omitted_engines(manifest, kind)
-    wanted = [file for file in all_files(manifest) if file.path not in left_out]
+    wanted = list(only) or [file for file in all_files(manifest) if file.path not in left_out]
     with subprocess.Popen(
         _command(device, options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:

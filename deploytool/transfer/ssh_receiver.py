@@ -140,7 +140,8 @@ def _index_files(root: Path) -> dict[str, list[Path]]:
     for manifest in [*root.glob("bundles/*/manifest.json"), *root.glob("received/*/manifest.json")]:
         with suppress(OSError, ValueError, TypeError, KeyError):
             document = json.loads(manifest.read_bytes())
-            for file in document["files"] + [engine["file"] for engine in document["engines"]]:
+            engines = [engine["file"] for engine in document["engines"]]
+            for file in document["files"] + engines + document.get("tool", []):
                 if _PATH.fullmatch(file["path"]):
                     known.setdefault(file["sha256"], []).append(manifest.parent / file["path"])
     return known

@@ -25,7 +25,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = [GROUP.get_command(None, name) for name in GROUP.list_commands(None)]
-ELSEWHERE = {"--no-deps", "--model-repository", "--show"}  # options of other programs
+ELSEWHERE = {"--no-deps", "--model-repository", "--show", "--install-only"}  # of other programs and of tool/install.py
 every_page = pytest.mark.parametrize("page", [*PAGES, CONTRIBUTING], ids=lambda page: page.stem)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import venv
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,20 +63,54 @@ def state(environment: Environment = ON_CPU) -> DeviceState:
     return DeviceState("0.1.0", "3.10.12", environment, None, None, PowerState({}, {}))
 
 
+def holder(path: Path) -> int:
+    """The only process that has a file open."""
+    (process,) = (process for process in Path("/proc").glob("[0-9]*") if str(path) in _open_files(process))
+    return int(process.name)
+
+
+def _open_files(process: Path) -> set[str]:
+    """The files that a process has open; none if it has ended meanwhile."""
+    with suppress(OSError):
+        return {str(link.readlink()) for link in (process / "fd").iterdir()}
+    return set()
+
+
 @contextmanager
 def rigs(folder: Path, count: int, stand_in: str = "") -> Iterator[list[Rig]]:
     """Runs devices; `stand_in` is the program that stands for `deploytool.device` there, by default the real one."""
-    path = PYTHONPATH
-    if stand_in:
-        (folder / "fake/deploytool/device").mkdir(parents=True)
-        for package in ("deploytool", "deploytool/device"):
-            (folder / "fake" / package / "__init__.py").touch()
-        shutil.copy(Path(__file__).with_name(stand_in), folder / "fake/deploytool/device/__main__.py")
-        path = str(folder / "fake")
+    path = str(fake_package(folder / "fake", stand_in)) if stand_in else PYTHONPATH
+    settings = f'PYTHONPATH="{path}" REAL="{ROOT}" OMP_NUM_THREADS=1'
+    with _running(folder, count, f'export {settings}\nexec "{sys.executable}" "$@"') as made:
+        yield made
+
+
+@contextmanager
+def bare_rigs(folder: Path, count: int, limits: str = "true") -> Iterator[list[Rig]]:
+    """Runs devices with a Python without packages, in an empty environment; `limits` is a line of a shell.
+
+    Their Python also looks for packages in `folder/own`.
+    """
+    venv.create(folder / "bare")
+    settings = f'HOME="{folder}" PATH=/usr/bin:/bin PYTHONPATH="{folder}/own" OMP_NUM_THREADS=1'
+    with _running(folder, count, f'{limits}\nexec env -i {settings} "{folder}/bare/bin/python" "$@"') as made:
+        yield made
+
+
+def fake_package(folder: Path, stand_in: str) -> Path:
+    """A folder with a package `deploytool` whose `deploytool.device` is a program of this folder."""
+    (folder / "deploytool/device").mkdir(parents=True)
+    for package in ("deploytool", "deploytool/device"):
+        (folder / package / "__init__.py").touch()
+    shutil.copy(Path(__file__).with_name(stand_in), folder / "deploytool/device/__main__.py")
+    return folder
+
+
+@contextmanager
+def _running(folder: Path, count: int, start: str) -> Iterator[list[Rig]]:
+    """Runs devices whose Python is started by these lines of a shell."""
     python = folder / "python"
-    python.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH="{path}" REAL="{ROOT}" OMP_NUM_THREADS=1\nexec "{sys.executable}" "$@"\n'
-    )
+    python.write_text(f"#!/bin/sh\n{start}\n")
     python.chmod(0o755)
     with ExitStack() as stack:
         made = []

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from deploytool.fleet.run import Request
 from deploytool.fleet.work import Proof
 from deploytool.serde import Json
 from deploytool.transfer.ssh import ShipResult
+from tests.fleet import rigs
 from tests.fleet.rigs import ORIN, Rig
 from tests.transfer import small
 
@@ -211,13 +211,6 @@ def test_jobs_of_one_device_follow_each_other(three: Sequence[Rig], bundle: Path
     assert second["began"] >= first["ended"]
 
 
-def open_files(process: Path) -> set[str]:
-    """The files that a process has open; none if it has ended meanwhile."""
-    with suppress(OSError):
-        return {str(link.readlink()) for link in (process / "fd").iterdir()}
-    return set()
-
-
 def test_a_job_whose_process_is_killed_is_reported(three: Sequence[Rig], bundle: Path) -> None:
     rig = three[0]
     run.deploy(bundle, request([rig]))
@@ -226,9 +219,7 @@ def test_a_job_whose_process_is_killed_is_reported(three: Sequence[Rig], bundle:
     def kill() -> None:
         while not (jobs := list(rig.root.glob("jobs/build-*/started"))):
             time.sleep(0.05)
-        alive = str(jobs[0].with_name("alive"))
-        (holder,) = {pid for pid in Path("/proc").glob("[0-9]*") if alive in open_files(pid)}
-        os.killpg(int(holder.name), signal.SIGKILL)
+        os.killpg(rigs.holder(jobs[0].with_name("alive")), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
