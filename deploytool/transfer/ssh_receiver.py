@@ -84,10 +84,14 @@ def _receive(request: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     try:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _gather(home, stage, {name: size for _, size, name in listed}, stream)
-        _assemble(stage, listed, beside)
-        _remove_abandoned(home)
-        _publish(stage, target)
+        if _is_published(target, listed, beside):
+            _answer({"lacking": []})
+            shutil.rmtree(str(stage), ignore_errors=True)
+        else:
+            _gather(home, stage, {name: size for _, size, name in listed}, stream)
+            _assemble(stage, listed, beside)
+            _remove_abandoned(home)
+            _publish(stage, target)
     except BlockingIOError:
         raise Busy(f"another process is sending to {home}") from None
     finally:
@@ -95,6 +99,17 @@ def _receive(request: dict[str, Any], stream: BinaryIO) -> dict[str, Any]:
     if not installs:
         return {"folder": str(target), "deploytool": importlib.util.find_spec("deploytool") is not None}
     return _install(request, target, home / digest, key)
+
+
+def _is_published(target: Path, listed: list[tuple[str, int, str]], beside: dict[str, bytes]) -> bool:
+    """Whether the folder is there with exactly these files: then it stays, as a job may be at work on it."""
+    present = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    return (
+        present == {path for path, _, _ in listed} | set(beside)
+        and not any((target / path).is_symlink() for path in present)
+        and all((target / name).read_bytes() == raw for name, raw in beside.items())
+        and all(_is_complete(target / path, size, name) for path, size, name in listed)
+    )
 
 
 def _remove_abandoned(home: Path) -> None:

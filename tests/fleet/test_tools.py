@@ -236,7 +236,9 @@ def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path: Path) -> None:
 
 def job_process(rig: Rig) -> int:
     """The process of the job that is at work, once it installs a tool."""
+    end = time.monotonic() + 60
     while not list(rig.root.glob("tools/.*.making")):
+        assert time.monotonic() < end, "no tool is installed beside its place"
         time.sleep(0.02)
     (alive,) = rig.root.glob("jobs/*/alive")
     return rigs.holder(alive)

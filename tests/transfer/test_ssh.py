@@ -50,8 +50,13 @@ def test_a_bundle_arrives_unchanged(device: Sshd, tmp_path: Path, home: Path) ->
     assert Path(done.folder) == home / "received" / manifest_digest(folder)
     assert small.contents(Path(done.folder)) == small.contents(folder)
     assert visible_bundles(home) == [manifest_digest(folder)]
-    assert not (home / "received" / ".incoming").exists()
+    published = Path(done.folder).stat().st_ino
     assert ship_bundle(folder, home, device).sent == 0
+    assert Path(done.folder).stat().st_ino == published  # a job may be at work on it
+    (folder / "model.sig").write_text("signed by another")
+    assert ship_bundle(folder, home, device).sent == 0
+    assert small.contents(Path(done.folder)) == small.contents(folder)
+    assert not (home / "received" / ".incoming").exists()
 
 
 def test_only_missing_files_for_the_target_are_sent(device: Sshd, tmp_path: Path, home: Path) -> None:
