@@ -67,7 +67,7 @@ def signed_files(raw: bytes | None, digest: str, key: Path, source: str) -> dict
     `raw` is the signature file, None if there is none, and `source` names the bundle in errors. Raises what `check`
     raises.
     """
-    public, name = _public_key(key), f"the signature of {source}"
+    public, name = public_key(key), f"the signature of {source}"
     if raw is None:
         raise Refused(f"{source} is not signed", "get the signed bundle, or `deploytool sign` it where it was made")
     try:
@@ -81,7 +81,8 @@ def signed_files(raw: bytes | None, digest: str, key: Path, source: str) -> dict
     return signed
 
 
-def _public_key(key: Path) -> ec.EllipticCurvePublicKey:
+def public_key(key: Path) -> ec.EllipticCurvePublicKey:
+    """The public key in a file (PEM); raises BadInput if it has none on a curve of `CURVES`."""
     try:
         with key.open("rb") as file:
             public = load_pem_public_key(file.read(_MAX_KEY_BYTES))

@@ -29,7 +29,9 @@ _ACTIONS: Mapping[str, tuple[Action, ...]] = {  # of the options that not every 
     "max_latency": (Action.DEPLOY, Action.BENCH),
     "require": PROVING,
     "run": PROVING,
+    "key": (*PROVING, Action.BUILD, Action.ROLLBACK),
 }
+_FLAGS = {"key": arguments.KEY.flag}  # of the options whose name is another
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ def fleet(
         raise BadInput(f"fleet {action} takes {'a' if bundle is None else 'no'} bundle", remedy)
     for name in configured.given:
         if action not in (actions := _ACTIONS.get(name, (action,))):
-            words = f"--{name.replace('_', '-')} applies to fleet {' and '.join(actions)}"
-            raise BadInput(f"{words}, not to {action}", "leave it out")
+            flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+            raise BadInput(f"{flag} applies to fleet {' and '.join(actions)}, not to {action}", "leave it out")
     chosen = fleet_devices.select(configured.devices, device or (), label or ())
 
     from deploytool.cli import fleet_results  # imports numpy and Pillow

@@ -116,6 +116,11 @@ def _check_signature(folder: Path, digest: str, options: VerifyOptions) -> str |
     return f"{HELD}: {_signature_module().check(folder, digest, options.key)} files, by {options.key}"
 
 
+def check_key(key: Path) -> None:
+    """Raises BadInput if a file is no public key (PEM) that a signature can be checked with."""
+    _signature_module().public_key(key)
+
+
 def signature_checker(key: Path | None) -> Signed | None:
     """The function that checks the signature of a bundle while it is fetched; None if no key is required."""
     if key is None:

@@ -69,8 +69,13 @@ def ask(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ig
 
 
 def act(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ignore) -> FleetResult:
-    """Verifies, builds, measures or rolls back what is installed on every device."""
+    """Verifies, builds, measures or rolls back what is installed on every device.
+
+    Raises BadInput if what must have signed it is no public key.
+    """
     proof = request.proof
+    if proof.key is not None:
+        verify.check_key(proof.key)
     proof = replace(proof, require=proof.require or MinimumBackend.CPU)
 
     def one(session: Session) -> DeviceResult:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from deploytool.bundle import sign
 from deploytool.bundle.manifest import manifest_digest
 from tests.conftest import Command
+from tests.device.keys import keys
 from tests.fleet import rigs
 from tests.fleet.rigs import Rig
 from tests.transfer import servers
@@ -81,6 +83,42 @@ def test_a_bundle_is_deployed_measured_and_rolled_back(
     assert "orin: done" in doctor.stdout
 
 
+def test_a_required_signature_is_checked_here_and_on_the_device(
+    deploytool: Command, rig: Rig, packed: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(rig.root)
+    rig.root.mkdir()
+    config = ("--config", table(rig, tmp_path))
+    bundle = shutil.copytree(packed, tmp_path / "bundle")
+    (private, ours), (_, theirs) = keys(tmp_path, "ours"), keys(tmp_path, "theirs")
+
+    def refused(problem: str, key: Path, code: int = 8) -> None:
+        rig.proxy.reset()
+        done = deploytool("fleet", "deploy", str(bundle), *config, "--require-signature", str(key))
+        assert (done.returncode, rig.proxy.up) == (code, 0), done.stderr
+        assert problem in done.stderr
+        assert "Traceback" not in done.stderr
+
+    refused("is not signed", ours)
+    sign.sign(bundle, private)
+    refused("is not by the key", theirs)
+    refused("cannot be read", tmp_path / "nowhere.pem", 2)
+    done = deploytool("fleet", "deploy", str(bundle), *config, "--require-signature", str(ours), "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)["fleet"]["devices"]
+    for step in result["steps"]:
+        verified = step["document"]["result"].get("verified", step["document"]["result"])
+        held = {check["name"]: check["status"] for check in verified["steps"]}
+        assert held["signature"].startswith("held: "), step["command"]
+    for key, code, problem in (
+        (ours, 0, ""),
+        (theirs, 8, "is not by the key"),
+        (tmp_path / "nowhere.pem", 2, "cannot be read"),
+    ):
+        done = deploytool("fleet", "verify", *config, "--require-signature", str(key))
+        assert (done.returncode, problem in done.stderr) == (code, True), done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -89,6 +127,7 @@ def test_a_bundle_is_deployed_measured_and_rolled_back(
         ("verify --first 1", "--first applies to fleet deploy, not to verify"),
         ("build --require trt", "--require applies to fleet deploy and verify and bench, not to build"),
         ("status --max-latency 3", "--max-latency applies to"),
+        ("doctor --require-signature key.pem", "--require-signature applies to fleet deploy and verify and bench"),
         ("status --device three", "there is no device 'three'"),
         ("status --label lap", "there is no label 'lap'"),
         ("deploy nowhere", "nowhere"),
