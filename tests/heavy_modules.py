@@ -129,6 +129,7 @@ HEAVY_MODULES = {
     "deploytool.metrics.user_metric_worker": "PIL, through masks",
     "deploytool.pipeline.metric_checks": "PIL, through labels",
     "deploytool.pipeline.metric_choice": "PIL, through labels",
+    "deploytool.cli.fleet_progress": "PIL, through device",
     "deploytool.cli.fleet_results": "PIL, through device",
     "deploytool.fleet.accept": "PIL, through device",
     "deploytool.fleet.result": "PIL, through device",

@@ -128,7 +128,7 @@ def _misused(error: Any) -> int:
     """Prints the usage and what is wrong with the arguments, and returns the exit code."""
     console.usage_error(error)
     if _json():
-        console.document({"error": console.error_document(BadInput(error.format_message(), "see --help"))})
+        console.document({"error": console.error_document(BadInput(console.usage_problem(error), "see --help"))})
     return int(error.exit_code)
 
 

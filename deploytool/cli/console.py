@@ -198,8 +198,13 @@ def usage_error(error: Any) -> None:
     lines = [] if error.ctx is None else error.ctx.get_usage().splitlines()
     if error.ctx is not None and error.ctx.command.get_help_option(error.ctx) is not None:
         lines += [f"Try '{error.ctx.command_path} {error.ctx.help_option_names[0]}' for help.", ""]
-    for line in (*lines, f"Error: {error.format_message()}"):
+    for line in (*lines, f"Error: {usage_problem(error)}"):
         terminal.print_stderr(line)
+
+
+def usage_problem(error: Any) -> str:
+    """Typer's message about wrong arguments in one line, without the name of the exception that it begins with."""
+    return re.sub(r"(?<=: )Value error, ", "", " ".join(str(error.format_message()).split()))
 
 
 def error_document(error: DeployError | None) -> dict[str, str | int] | None:

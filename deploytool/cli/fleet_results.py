@@ -25,13 +25,12 @@ _ERRORS: Mapping[int, type[DeployError]] = {kind.exit_code: kind for kind in Dep
 
 
 def keeper(folder: Path) -> Callable[[DeviceResult], None]:
-    """A function that writes the result of a device at once, and says so; it may be called from several threads."""
+    """A function that writes the result of a device at once; it may be called from several threads."""
     lock = threading.Lock()
 
     def keep(result: DeviceResult) -> None:
         with lock:
             results.write(result, folder)
-            cli_console.note(f"{result.device}: {result.outcome}{f': {result.reason}' if result.reason else ''}")
 
     return keep
 

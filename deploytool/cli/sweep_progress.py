@@ -5,19 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.spinner import Spinner
-from rich.table import Column, Table
-from rich.text import Text
+from rich.console import Console
 
 from deploytool.cli import console as cli_console
-from deploytool.cli import progress
-from deploytool.host import terminal
+from deploytool.cli import live, progress
+from deploytool.cli.live import Now, duration
 from deploytool.results.sweep import CellState
 from deploytool.results.sweep_events import (
     CellEnded,
@@ -36,10 +31,7 @@ _LONGEST_PERIOD_S = 30.0  # between all later ones
 _SILENCE_S = 240.0  # the longest time without a line: some CI services end a job that prints nothing
 _LISTED = 5  # cells that are named in one period; the others are counted
 _SHOWN = 8  # running cells below the bar
-_BAR_WIDTH = 20  # columns
-_REFRESH_PER_S = 4
 _FAILED = (CellState.FAILED, CellState.REFUSED, CellState.LOST)
-Now = Callable[[], float]
 
 
 class Tally:
@@ -113,24 +105,18 @@ class Tally:
         done = remaining is None or self.finished == self.total
         return elapsed if done else f"{elapsed}, about {duration(remaining or 0.0)} left"
 
-    def oldest(self) -> list[tuple[str, float]]:
+    def working(self) -> list[tuple[str, float]]:
         """The running cells with the seconds that each has taken, the longest first."""
         with self._lock:
             now = self._now()
             return sorted(((cell, now - start) for cell, (_, start) in self.running.items()), key=lambda each: -each[1])
 
 
-def duration(seconds: float) -> str:
-    """Seconds as M:SS, from an hour on as H:MM:SS."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
 @contextmanager
 def follow(console: Console) -> Iterator[Follow]:
     """Yields a callback for the events of a sweep; it prints nothing with --quiet."""
     target = progress.live_console(console)
-    if target.is_terminal and not target.is_dumb_terminal and not target.quiet:
+    if live.is_possible(target):
         with _live(console, target) as callback:
             yield callback
     elif console.quiet:
@@ -144,8 +130,7 @@ def follow(console: Console) -> Iterator[Follow]:
 def _live(console: Console, target: Console) -> Iterator[Follow]:
     """A display of the counts and the running cells; a line above it for each cell that did not pass."""
     tally = Tally()
-    display = _Display(tally, target)
-    with Live(get_renderable=display.render, console=target, transient=True, refresh_per_second=_REFRESH_PER_S):
+    with live.show(tally, target, _SHOWN):
 
         def callback(event: Event) -> None:
             tally.update(event)
@@ -153,36 +138,6 @@ def _live(console: Console, target: Console) -> Iterator[Follow]:
                 cli_console.say(console, line)
 
         yield callback
-
-
-class _Display:
-    """What the terminal shows: one row of counts, and a row for each of the longest running cells."""
-
-    def __init__(self, tally: Tally, console: Console) -> None:
-        self._tally, self._console, self._spinner = tally, console, Spinner("dots")
-        self._clock, self._made = "", float("-inf")
-
-    def render(self) -> Group:
-        """The rows at this moment, none wider than the terminal."""
-        now = time.monotonic()
-        if now - self._made >= 1:  # the estimate goes over all kinds of cells
-            self._clock, self._made = self._tally.clock(), now
-        counts, width = self._tally.counts(), self._console.width
-        share = ProgressBar(max(self._tally.total, 1), self._tally.finished, width=_BAR_WIDTH)
-        cells: list[RenderableType] = [self._spinner, Text(counts)]
-        needed = 4 + len(counts) + len(self._clock)  # spinner and the spaces between the columns
-        rows = [] if needed <= width else [Text(f"  {self._clock}", no_wrap=True, overflow="ellipsis")]
-        cells += [share] if needed + _BAR_WIDTH < width else []
-        cells += [] if rows else [Text(self._clock)]
-        head = Table.grid(*(Column(no_wrap=True, overflow="ellipsis") for _ in cells), padding=(0, 1))
-        head.add_row(*cells)
-        oldest = self._tally.oldest()
-        rows += [self._row(cell, seconds) for cell, seconds in oldest[:_SHOWN]]
-        rows += [Text(f"  and {len(oldest) - _SHOWN} more")] if len(oldest) > _SHOWN else []
-        return Group(head, *rows)
-
-    def _row(self, cell: str, seconds: float) -> Text:
-        return Text(f"  {duration(seconds):>7}  {terminal.visible(cell)}", no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
@@ -239,7 +194,7 @@ class PlainLines:
         is_due = self._now() - self._printed_at >= _SILENCE_S
         if self._tally.total and (counts != self._printed or is_due):
             self._printed, self._printed_at = counts, self._now()
-            longest = "".join(f"; {cell} since {duration(seconds)}" for cell, seconds in self._tally.oldest()[:1])
+            longest = "".join(f"; {cell} since {duration(seconds)}" for cell, seconds in self._tally.working()[:1])
             cli_console.say(self._console, f"{counts}; {self._tally.clock()}{longest if is_due else ''}")
 
 

@@ -66,6 +66,15 @@ def select(devices: Sequence[FleetDevice], names: Sequence[str], labels: Sequenc
     return tuple(device for device in devices if device.name in names or set(labels) & set(device.labels))
 
 
+def canaries(chosen: Sequence[FleetDevice], names: Sequence[str]) -> tuple[str, ...]:
+    """The names without repetitions; raises BadInput for one that no chosen device has."""
+    known = [device.name for device in chosen]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"--canary {name} is not among the devices of this rollout", _closest(name, known))
+    return tuple(dict.fromkeys(names))
+
+
 def _device(name: str, table: object, file: Path, *, named: bool) -> FleetDevice:
     where = f"{file}: [{TABLE}.{name}]"
     if not _NAME.fullmatch(name):

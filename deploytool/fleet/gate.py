@@ -1,39 +1,43 @@
-"""Lets the first devices of a rollout through, and the others only after those have proved the bundle."""
+"""Lets the canaries of a rollout through, and the other devices only after all of those have proved the bundle."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 
 class Gate:
-    """Admits `first` devices at once; the others wait until all of those are proved, and are sent back if one is not.
+    """Admits canaries at once; the others wait until all of those are proved, and are sent back if one is not.
 
-    With `first` 0 every device is admitted.
+    Canaries are the devices that are named or, if none is, the `first` that come; with neither, every device is
+    admitted. `count` is the number of canaries.
     """
 
-    def __init__(self, first: int) -> None:
-        self._first, self._admitted, self._proved = first, 0, 0
+    def __init__(self, first: int, named: Sequence[str] = ()) -> None:
+        self.count = len(named) or first
+        self._canaries, self._proved = set(named), 0
         self._failed = ""
         self._changed = threading.Condition()
 
     @property
     def failed(self) -> str:
-        """The name of the first device that did not prove the bundle; empty if there is none."""
+        """The name of the first canary that did not prove the bundle; empty if there is none."""
         return self._failed
 
-    def admit(self) -> bool | None:
-        """Whether the caller is among the first; None if it must not begin because one of those failed."""
+    def admit(self, name: str) -> bool | None:
+        """Whether a device is a canary; None if it must not begin because one of those failed."""
         with self._changed:
-            if self._admitted < self._first:
-                self._admitted += 1
+            if name in self._canaries or len(self._canaries) < self.count:
+                self._canaries.add(name)
                 return None if self._failed else True
-            self._changed.wait_for(lambda: self._failed or self._proved >= self._first)
+            self._changed.wait_for(lambda: self._failed or self._proved >= self.count)
             return None if self._failed else False
 
-    def report(self, name: str, *, proved: bool) -> None:
-        """Notes whether one of the first has proved the bundle."""
+    def leave(self, name: str, *, proved: bool) -> None:
+        """Notes how a device has ended; it matters for canaries, also for one that was named and never admitted."""
         with self._changed:
-            self._proved += proved
-            if not proved:
-                self._failed = self._failed or name
-            self._changed.notify_all()
+            if name in self._canaries:
+                self._proved += proved
+                if not proved:
+                    self._failed = self._failed or name
+                self._changed.notify_all()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from deploytool.bundle import subset
@@ -26,11 +27,15 @@ from deploytool.fleet.work import Proof
 from deploytool.host import exception_text
 from deploytool.transfer import ssh
 
-Say = Callable[[str, str], None]  # takes the name of a device and a line
-Watch = Callable[[DeviceResult], None]  # takes the result of each device as soon as there is one
-
 MOST_DEVICES = 200  # threads and connections of this process
-_ASK_PATIENCE_S = 10.0  # for a device that does not answer the first request
+ASK_PATIENCE_S = 60.0  # for a device that does not answer the first request: it may be gone for good
+_DOING = {
+    Action.DEPLOY: "installs and proves the bundle",
+    Action.VERIFY: "proves the bundle",
+    Action.BUILD: "builds an engine",
+    Action.BENCH: "measures the bundle",
+    Action.ROLLBACK: "rolls back",
+}
 _OUTCOMES = {Unreachable.exit_code: Outcome.UNREACHABLE, Refused.exit_code: Outcome.REFUSED}
 
 
@@ -38,21 +43,39 @@ def _ignore(*_: object) -> None:
     """Drops a line or a result."""
 
 
+@dataclass(frozen=True)
+class Observer:
+    """Is told how the work goes on, by several threads at once.
+
+    `say` takes the name of a device and a line that it prints, `doing` a name and what is done there from now on, and
+    `ended` the result of each device as soon as there is one.
+    """
+
+    say: Callable[[str, str], object] = _ignore
+    doing: Callable[[str, str], object] = _ignore
+    ended: Callable[[DeviceResult], object] = _ignore
+
+
+_NOBODY = Observer()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is done on which devices. `at_once` limits the devices that are worked on at a time, None for all.
 
-    `first` is the number of canaries, and `patience_s` the time after which a silent device is given up.
+    `canaries` are the names of devices that must prove a bundle before the others get it; without names, `first` is
+    their number. `patience_s` is the time after which a silent device is given up.
     """
 
     devices: Sequence[FleetDevice]
     proof: Proof = field(default_factory=Proof)
     at_once: int | None = None
     first: int = 0
+    canaries: Sequence[str] = ()
     patience_s: float = 600.0
 
 
-def ask(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ignore) -> FleetResult:
+def ask(action: Action, request: Request, observer: Observer = _NOBODY) -> FleetResult:
     """The state (`status`) or the diagnosis (`doctor`) of every device; changes nothing there."""
 
     def one(session: Session) -> DeviceResult:
@@ -60,15 +83,16 @@ def ask(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ig
         if action is Action.STATUS:
             return DeviceResult(SCHEMA, session.device.name, action, Outcome.DONE, before=before)
         target = ("--target", session.device.target) if session.device.target else ()
+        session.doing("is examined")
         done = work.step(session.run("doctor", *target, "--json"))
         failure = work.failure_of(done)
         found = DeviceResult(SCHEMA, session.device.name, action, Outcome.DONE, steps=(done,), before=before)
         return _failed(found, failure) if failure else found
 
-    return FleetResult(action, "", _each(action, request, one, say, watch))
+    return FleetResult(action, "", _each(action, request, one, observer))
 
 
-def act(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ignore) -> FleetResult:
+def act(action: Action, request: Request, observer: Observer = _NOBODY) -> FleetResult:
     """Verifies, builds, measures or rolls back what is installed on every device.
 
     Raises BadInput if what must have signed it is no public key.
@@ -82,47 +106,66 @@ def act(action: Action, request: Request, say: Say = _ignore, watch: Watch = _ig
         before = _state(session)
         return _carry_out(work.on_current(session.device, action, before, proof), session, before, proof)
 
-    return FleetResult(action, "", _each(action, request, one, say, watch))
+    return FleetResult(action, "", _each(action, request, one, observer))
 
 
-def deploy(folder: Path, request: Request, say: Say = _ignore, watch: Watch = _ignore) -> FleetResult:
+def deploy(folder: Path, request: Request, observer: Observer = _NOBODY) -> FleetResult:
     """Sends a bundle to every device that may get it, installs and proves it there.
 
-    The first devices that accept it are canaries: the others follow once all of those have proved it. If one does not,
-    the rollout stops, and the canaries that did are rolled back.
+    The first devices that accept it, or those that are named, are canaries: the others follow once all of those have
+    proved it. If one does not, the rollout stops, and the canaries that did are rolled back.
     """
     demand = _demand(folder, request.proof)
-    gate, updated = Gate(request.first), dict[str, DeviceState]()
+    rollout = _Rollout(folder, demand, request.proof, Gate(request.first, request.canaries))
+    made = _each(Action.DEPLOY, request, rollout.one, observer, demand.digest)
+    if rollout.gate.failed and rollout.updated:
+        made = _roll_back(made, rollout, request, observer)
+        for result in made:
+            if result.device in rollout.updated:
+                observer.ended(result)
+    return FleetResult(Action.DEPLOY, demand.digest, made)
 
-    def one(session: Session) -> DeviceResult:
-        before, sent = _state_by_tool(folder, demand, session)
-        if reason := accept.refusal(demand, before, session.device.target):
-            _remove(sent, demand, session)
-            remedy = "send a bundle for this device, or see --build and --require"
-            return _failed(_begun(session, demand.digest, before), Refused(reason, remedy))
-        admitted = gate.admit()
-        if admitted is None:
-            _remove(sent, demand, session)
-            reason = f"{gate.failed} did not prove the bundle, and the rollout stopped"
-            return replace(_begun(session, demand.digest, before), outcome=Outcome.NOT_STARTED, reason=reason)
+
+@dataclass(frozen=True)
+class _Rollout:
+    """One bundle on its way to many devices; `updated` are the canaries that proved it, with their states before."""
+
+    folder: Path
+    demand: Demand
+    proof: Proof
+    gate: Gate
+    updated: dict[str, DeviceState] = field(default_factory=dict)
+
+    def one(self, session: Session) -> DeviceResult:
+        """What becomes of one device."""
         proved = False
         try:
-            done = _deploy_one(folder, demand, session, before, request.proof)
+            done = self._through_gate(session)
             proved = done.outcome is Outcome.DONE
         finally:
-            if admitted:
-                gate.report(session.device.name, proved=proved)
-        if admitted and proved and before.pointer is not None and before.pointer.current != demand.digest:
-            updated[session.device.name] = before
+            self.gate.leave(session.device.name, proved=proved)
         return done
 
-    made = _each(Action.DEPLOY, request, one, say, watch, demand.digest)
-    if gate.failed and updated:
-        made = _roll_back(made, updated, demand, gate.failed, request, say)
-        for result in made:
-            if result.device in updated:
-                watch(result)
-    return FleetResult(Action.DEPLOY, demand.digest, made)
+    def _through_gate(self, session: Session) -> DeviceResult:
+        before, sent = _state_by_tool(self.folder, self.demand, session)
+        begun = DeviceResult(
+            SCHEMA, session.device.name, Action.DEPLOY, Outcome.FAILED, self.demand.digest, before=before
+        )
+        if reason := accept.refusal(self.demand, before, session.device.target):
+            _remove(sent, self.demand, session)
+            return _failed(begun, Refused(reason, "send a bundle for this device, or see --build and --require"))
+        if self.gate.count:
+            session.doing("waits for the canaries")
+        canary = self.gate.admit(session.device.name)
+        if canary is None:
+            _remove(sent, self.demand, session)
+            reason = f"{self.gate.failed} did not prove the bundle, and the rollout stopped"
+            return replace(begun, outcome=Outcome.NOT_STARTED, reason=reason)
+        done = _deploy_one(self.folder, self.demand, session, before, self.proof)
+        is_update = before.pointer is not None and before.pointer.current != self.demand.digest
+        if canary and done.outcome is Outcome.DONE and is_update:
+            self.updated[session.device.name] = before
+        return done
 
 
 def _demand(folder: Path, proof: Proof) -> Demand:
@@ -144,6 +187,7 @@ def _deploy_one(folder: Path, demand: Demand, session: Session, before: DeviceSt
     def send() -> str:
         return _send(folder, demand.manifest, session).folder
 
+    session.doing("gets what it lacks")
     received = session.persist(send)
     return _carry_out(work.deploy(device, demand.digest, received, before, proof), session, before, proof)
 
@@ -162,7 +206,9 @@ def _state_by_tool(folder: Path, demand: Demand, session: Session) -> tuple[Devi
     def send() -> str:
         return _send(folder, demand.manifest, session, demand.manifest.tool).folder
 
+    session.doing("gets deploytool")
     received = session.persist(send)
+    session.doing("installs deploytool")
     job = work.install_tool(demand.digest, received)
     return work.state_after(session.work(work.request(job, session.device, Proof()))), received
 
@@ -188,24 +234,21 @@ def _send(folder: Path, manifest: Manifest, session: Session, only: Sequence[Fil
 
 
 def _roll_back(
-    made: Sequence[DeviceResult],
-    updated: dict[str, DeviceState],
-    demand: Demand,
-    failed: str,
-    request: Request,
-    say: Say,
+    made: Sequence[DeviceResult], rollout: _Rollout, request: Request, observer: Observer
 ) -> tuple[DeviceResult, ...]:
     """Rolls back the canaries that proved the bundle, after another one did not."""
     proof = replace(request.proof, require=MinimumBackend.CPU)
-    devices = [device for device in request.devices if device.name in updated]
+    devices = [device for device in request.devices if device.name in rollout.updated]
+    failed, say_only = rollout.gate.failed, replace(observer, ended=_ignore)
 
     def one(session: Session) -> DeviceResult:
-        before = updated[session.device.name]
+        before = rollout.updated[session.device.name]
         assert before.pointer is not None
-        job = work.roll_back(session.device, before.pointer.current, demand.digest, proof)
+        job = work.roll_back(session.device, before.pointer.current, rollout.demand.digest, proof)
         return _carry_out(job, session, before, proof)
 
-    undone = {result.device: result for result in _each(Action.ROLLBACK, replace(request, devices=devices), one, say)}
+    rolled_back = _each(Action.ROLLBACK, replace(request, devices=devices), one, say_only)
+    undone = {result.device: result for result in rolled_back}
 
     def judged(result: DeviceResult) -> DeviceResult:
         back = undone.get(result.device)
@@ -223,15 +266,18 @@ def _roll_back(
 
 def _carry_out(job: work.Work, session: Session, before: DeviceState, proof: Proof) -> DeviceResult:
     """Starts a job, follows it to its end, and says what it means."""
+    session.doing(_DOING[job.action])
     answer = session.work(work.request(job, session.device, proof))
     return work.result(job, session.device.name, before, answer)
 
 
 def _state(session: Session) -> DeviceState:
-    """The state of a device; one that does not answer at all is given up after seconds, and holds no slot."""
+    """The state of a device; one that does not answer is asked again for a minute at most, and holds no slot."""
+    session.doing("is asked for its state")
     asking = replace(session, slot=nullcontext())
     try:
-        done = asking.run("status", "--root", session.device.address.root, "--json", patience_s=_ASK_PATIENCE_S)
+        patience_s = min(session.patience_s, ASK_PATIENCE_S)
+        done = asking.run("status", "--root", session.device.address.root, "--json", patience_s=patience_s)
     finally:
         session.cuts, session.tool = asking.cuts, asking.tool
     return work.state_of(work.step(done))
@@ -241,8 +287,7 @@ def _each(
     action: Action,
     request: Request,
     one: Callable[[Session], DeviceResult],
-    say: Say,
-    watch: Watch = _ignore,
+    observer: Observer,
     digest: str = "",
 ) -> tuple[DeviceResult, ...]:
     """The result of a function for every device, in a thread each; an error is a result too, about the digest."""
@@ -253,22 +298,19 @@ def _each(
     )
 
     def safe(device: FleetDevice) -> DeviceResult:
-        session = Session(device, lambda line: say(device.name, line), request.patience_s, slots)
+        say, doing = partial(observer.say, device.name), partial(observer.doing, device.name)
+        session = Session(device, say, doing, request.patience_s, slots)
         try:
             result = one(session)
         except Exception as error:  # the result of one device must not end the others
             empty = DeviceResult(SCHEMA, device.name, action, Outcome.FAILED, digest)
             result = _failed(empty, exception_text.as_error(error))
         result = replace(result, cuts=session.cuts, tool=session.tool)
-        watch(result)
+        observer.ended(result)
         return result
 
     with ThreadPoolExecutor(max(len(request.devices), 1)) as pool:
         return tuple(pool.map(safe, request.devices))
-
-
-def _begun(session: Session, digest: str, before: DeviceState) -> DeviceResult:
-    return DeviceResult(SCHEMA, session.device.name, Action.DEPLOY, Outcome.FAILED, digest, before=before)
 
 
 def _failed(result: DeviceResult, error: DeployError, outcome: Outcome | None = None) -> DeviceResult:

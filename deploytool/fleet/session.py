@@ -21,7 +21,7 @@ from deploytool.host.exception_text import clean
 from deploytool.transfer import ssh
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 Answer = Mapping[str, Any]
 
 _SSH_FAILED = 255  # exit code of ssh itself; any other is that of the program on the device
@@ -42,12 +42,14 @@ class NoDeploytool(MissingBackend):
 class Session:
     """The connection to one device. `slot` is held while work goes on over a connection, and not while waiting for one.
 
-    After `patience_s` seconds without an answer the device is given up. `cuts` counts the interrupted connections.
-    `tool` is the name of the tool there that ran the last commands, empty for the deploytool of its Python.
+    `say` takes each line of the device, and `doing` what is done there from now on. After `patience_s` seconds without
+    an answer the device is given up. `cuts` counts the interrupted connections. `tool` is the name of the tool there
+    that ran the last commands, empty for the deploytool of its Python.
     """
 
     device: FleetDevice
     say: Say
+    doing: Say
     patience_s: float
     slot: AbstractContextManager[object] = field(default_factory=nullcontext)
     cuts: int = 0
@@ -99,9 +101,10 @@ class Session:
     def persist(self, once: Callable[[], T], patience_s: float | None = None) -> T:
         """Calls a function again as long as the connection is interrupted, or the device is busy, until patience ends.
 
-        Raises the last error then.
+        Raises the last error then, which says how often it was tried. One line is said for each interruption.
         """
-        self._heard, pause = time.monotonic(), _FIRST_PAUSE_S
+        self._heard, pause, attempts = time.monotonic(), _FIRST_PAUSE_S, 0
+        patience = self.patience_s if patience_s is None else patience_s
         while True:
             heard = self._heard
             try:
@@ -109,10 +112,15 @@ class Session:
                     return once()
             except (Unreachable, DeviceBusy) as error:
                 self.cuts += isinstance(error, Unreachable)
-                pause = _FIRST_PAUSE_S if self._heard > heard else min(2 * pause, _LONGEST_PAUSE_S)
-                patience = self.patience_s if patience_s is None else patience_s
-                if time.monotonic() + pause - self._heard > patience:
-                    raise
+                was_heard = self._heard > heard
+                attempts = 1 if was_heard else attempts + 1
+                pause = _FIRST_PAUSE_S if was_heard else min(2 * pause, _LONGEST_PAUSE_S)
+                silent = time.monotonic() - self._heard
+                if silent + pause > patience:
+                    times = f"tried {attempts} times in {silent:.0f} s"
+                    raise type(error)(f"{error}; {times}", error.remedy) from error
+                if attempts == 1:
+                    self.say(f"{error}; trying again for {patience:.0f} s")
                 time.sleep(pause)
 
     def heard(self) -> None:

@@ -129,6 +129,10 @@ def test_a_required_signature_is_checked_here_and_on_the_device(
         ("status --max-latency 3", "--max-latency applies to"),
         ("doctor --require-signature key.pem", "--require-signature applies to fleet deploy and verify and bench"),
         ("status --device three", "there is no device 'three'"),
+        ("deploy bundle --canary three", "--canary three is not among the devices of this rollout"),
+        ("deploy bundle --device one --canary two", "--canary two is not among the devices of this rollout"),
+        ("deploy bundle --canary one --first 1", "--first and --canary are mutually exclusive"),
+        ("bench --canary one", "--canary applies to fleet deploy, not to bench"),
         ("status --label lap", "there is no label 'lap'"),
         ("deploy nowhere", "nowhere"),
     ],
@@ -141,11 +145,20 @@ def test_a_wrong_use_is_one_line(deploytool: Command, tmp_path: Path, words: str
     assert "Traceback" not in done.stderr
 
 
+def test_a_wrong_action_is_one_clear_line(deploytool: Command) -> None:
+    actions = "'status', 'doctor', 'deploy', 'verify', 'build', 'bench', 'rollback'"
+    done = deploytool("fleet", "statsu", "--json")
+    assert done.stderr.splitlines()[-1] == f"Error: Invalid value for 'action': 'statsu' is not one of {actions}."
+    assert json.loads(done.stdout)["error"]["problem"] == done.stderr.splitlines()[-1].removeprefix("Error: ")
+    missing = deploytool("fleet").stderr.splitlines()[-1]
+    assert missing == "Error: Missing argument 'action'. Choose from: " + actions.replace("'", "")
+
+
 def test_a_device_that_does_not_answer_is_a_row(deploytool: Command, tmp_path: Path) -> None:
     (tmp_path / "deploytool.toml").write_text(
         f'[devices.dead]\nssh = "127.0.0.1"\nroot = "/opt/model"\nport = {servers.free_port()}\n'
     )
-    done = deploytool("fleet", "status", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    done = deploytool("fleet", "status", "--patience", "1", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert done.returncode == 9
     assert "0 of 1 devices done, 1 unreachable" in done.stdout
     assert "Connection refused" in done.stderr

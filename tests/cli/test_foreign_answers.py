@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from deploytool.device.state import DeviceState
 from deploytool.doctor import inventory
 from deploytool.fleet.actions import Action
 from deploytool.fleet.result import SCHEMA, DeviceResult, FleetResult, Outcome, StepResult
+from deploytool.fleet.run import Observer
 from deploytool.host import files, owner
 from deploytool.loading import catalog
 from deploytool.results.sweep import CellState, Sweep
@@ -41,9 +42,6 @@ ANSWERS: list[tuple[int, str, dict[str, str], str]] = [  # responses of a regist
     (200, "OK", {"Content-Type": hostile.HEADER}, hostile.HEADER),
     (202, "OK", {"Location": f"/{hostile.HEADER}"}, ""),
 ]
-
-
-Tell = Callable[[str, str], None]
 
 
 @pytest.fixture(params=ANSWERS, ids=lambda answer: str(answer[0]))
@@ -179,9 +177,10 @@ def test_what_the_devices_of_a_fleet_answer(
     made = DeviceResult(SCHEMA, "one", action, Outcome.FAILED, "0" * 64, hostile.TEXT, hostile.TEXT, 3, (step,))
     made = dataclasses.replace(made, before=state, after=state)
 
-    def act(_: object, request: object, tell: Tell, keep: Callable[[DeviceResult], object] = id) -> FleetResult:
-        tell("one", hostile.TEXT)
-        keep(made)
+    def act(_: object, request: object, observer: Observer) -> FleetResult:
+        observer.say("one", hostile.TEXT)
+        observer.doing("one", hostile.TEXT)
+        observer.ended(made)
         return FleetResult(action, "0" * 64, (made,))
 
     for name in ("ask", "act", "deploy"):

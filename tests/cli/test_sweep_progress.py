@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from deploytool.cli import console as cli_console
-from deploytool.cli import sweep_progress
+from deploytool.cli import live, sweep_progress
 from deploytool.cli.console import OutputMode
-from deploytool.cli.sweep_progress import PlainLines, Tally, duration
+from deploytool.cli.live import duration
+from deploytool.cli.sweep_progress import PlainLines, Tally
 from deploytool.results.sweep import CellState
 from deploytool.results.sweep_events import CellEnded, CellReturned, CellStarted, Kind, SweepStarted
 from tests.cli import hostile
@@ -159,7 +160,7 @@ def rendered(width: int, cells: Sequence[str]) -> list[str]:
     for cell in cells:
         tally.update(CellStarted(cell, SMALL))
     target.no_color = True
-    target.print(sweep_progress._Display(tally, target).render())
+    target.print(live.Display(tally, target, 8).render())
     return [line.rstrip() for line in printed.getvalue().splitlines()]
 
 

@@ -21,7 +21,7 @@ from deploytool.errors import Unreachable
 from deploytool.fleet import run, session
 from deploytool.fleet.actions import Action
 from deploytool.fleet.result import DeviceResult, FleetResult, Outcome
-from deploytool.fleet.run import Request
+from deploytool.fleet.run import Observer, Request
 from deploytool.fleet.work import Proof
 from deploytool.serde import Json
 from deploytool.transfer.ssh import ShipResult
@@ -69,6 +69,22 @@ def test_the_others_begin_after_the_canary_has_proved_the_bundle(three: Sequence
     assert outcomes(made) == [Outcome.DONE] * 3
     times = sorted((rig.commands()[0]["began"], rig.commands()[-1]["ended"]) for rig in three)
     assert all(began >= times[0][1] for began, _ in times[1:])
+
+
+def test_a_named_canary_is_the_first(three: Sequence[Rig], bundle: Path) -> None:
+    three[2].control(sleep={"bench": 0.3})
+    made = run.deploy(bundle, request(three, canaries=("device2",)))
+    assert outcomes(made) == [Outcome.DONE] * 3
+    ended = three[2].commands()[-1]["ended"]
+    assert all(rig.commands()[0]["began"] >= ended for rig in three[:2])
+
+
+def test_a_named_canary_that_is_refused_stops_the_rollout(three: Sequence[Rig], bundle: Path) -> None:
+    devices = [three[0], three[1].named(target="orin"), three[2]]  # which it is not
+    made = run.deploy(bundle, request(devices, canaries=("device1",)))
+    assert outcomes(made) == [Outcome.NOT_STARTED, Outcome.REFUSED, Outcome.NOT_STARTED]
+    assert made.devices[0].reason == "device1 did not prove the bundle, and the rollout stopped"
+    assert not any(rig.commands() for rig in three)
 
 
 def test_a_failing_canary_stops_the_rollout_and_is_rolled_back(
@@ -131,7 +147,7 @@ def test_a_dead_device_delays_no_other_and_is_reported(
     three: Sequence[Rig], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts a connection and says nothing until all others are done, which need the only slot one by one."""
-    monkeypatch.setattr(run, "_ASK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(run, "ASK_PATIENCE_S", 0.1)
     silent = socket.create_server(("127.0.0.1", 0))
     port = int(silent.getsockname()[1])
     dead = replace(three[0].device, name="dead", ssh=replace(three[0].device.ssh, port=port, connect_s=120))
@@ -143,16 +159,48 @@ def test_a_dead_device_delays_no_other_and_is_reported(
             silent.close()
 
     devices = [dead, *(rig.device for rig in three)]
-    made = run.deploy(bundle, Request(devices=devices, at_once=1, first=1), watch=watch)
+    made = run.deploy(bundle, Request(devices=devices, at_once=1, first=1), Observer(ended=watch))
     assert outcomes(made) == [Outcome.UNREACHABLE, *[Outcome.DONE] * 3]
     assert made.devices[0].reason.startswith("dead does not answer: ")
+    assert " times in " in made.devices[0].reason
     assert ended[-1] == "dead"
+
+
+def test_a_line_that_is_cut_while_the_state_is_asked_is_tried_again(three: Sequence[Rig], bundle: Path) -> None:
+    """The line of the first device is down for ten seconds, which delays no other."""
+    lines: list[tuple[str, str]] = []
+    doing: list[tuple[str, str]] = []
+    ended: list[str] = []
+    three[0].proxy.cut_down = 0
+
+    def mend() -> None:
+        time.sleep(10)
+        assert sorted(ended) == ["device1", "device2"]
+        three[0].proxy.reset()
+
+    mender = threading.Thread(target=mend)
+    mender.start()
+    observer = Observer(
+        lambda *said: lines.append(said), lambda *now: doing.append(now), lambda result: ended.append(result.device)
+    )
+    made = run.deploy(bundle, replace(request(three), patience_s=600), observer)
+    mender.join()
+    assert outcomes(made) == [Outcome.DONE] * 3, made.devices[0].reason
+    assert ended[-1] == "device0"
+    assert [result.cuts > 1 for result in made.devices] == [True, False, False]
+    again = [line for name, line in lines if "trying again for 60 s" in line and name == "device0"]
+    assert len(again) == 1  # one line for all attempts
+    assert [what for name, what in doing if name == "device1"] == [
+        "is asked for its state",
+        "gets what it lacks",
+        "installs and proves the bundle",
+    ]
 
 
 def test_a_job_survives_lines_that_are_cut_at_random_bytes(
     three: Sequence[Rig], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_ASK_PATIENCE_S", 300)  # where ssh takes seconds, most connections are cut at once
+    monkeypatch.setattr(run, "ASK_PATIENCE_S", 300)  # where ssh takes seconds, most connections are cut at once
     chance = random.Random(5)
     lines: dict[str, list[str]] = {rig.device.name: [] for rig in three}
     ended = threading.Event()
@@ -169,7 +217,7 @@ def test_a_job_survives_lines_that_are_cut_at_random_bytes(
     cutter.start()
     try:
         patient = replace(request(three), patience_s=300)
-        made = run.deploy(bundle, patient, say=lambda name, line: lines[name].append(line))
+        made = run.deploy(bundle, patient, Observer(lambda name, line: lines[name].append(line)))
     finally:
         ended.set()
         cutter.join()

@@ -24,7 +24,7 @@ from deploytool.device.arguments import MinimumBackend
 from deploytool.fleet import run
 from deploytool.fleet.actions import Action
 from deploytool.fleet.result import DeviceResult, FleetResult, Outcome
-from deploytool.fleet.run import Request
+from deploytool.fleet.run import Observer, Request
 from deploytool.fleet.work import Proof
 from deploytool.pipeline import runner
 from deploytool.spec import Options, Stage
@@ -255,7 +255,8 @@ def test_an_installation_that_is_killed_is_never_used(
     worker.start()
     kill(job_process(rig), signal.SIGKILL)
     lines: list[str] = []
-    again = only(run.deploy(folder, Request(devices=[rig.device], patience_s=30), lambda _, line: lines.append(line)))
+    observer = Observer(lambda _, line: lines.append(line))
+    again = only(run.deploy(folder, Request(devices=[rig.device], patience_s=30), observer))
     worker.join()
     assert results[0].outcome is Outcome.FAILED
     assert "the device was restarted, or the process was killed" in results[0].reason
