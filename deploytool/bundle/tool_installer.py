@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 _USAGE = "python3 BUNDLE/tool/install.py ENV [--digest DIGEST] [--install-only] [further arguments of verify]"
@@ -97,6 +98,7 @@ def _make(environment: Path, wheels: Path, names: list[str]) -> None:
     if environment.exists():
         raise Failure(f"{environment} exists: remove it, or choose another folder")
     unfinished = environment.with_name(f".{environment.name}.{os.getpid()}.making")
+    free = shutil.disk_usage(environment.parent).free
     try:
         try:
             venv.create(unfinished, system_site_packages=True, with_pip=_PIP not in names)
@@ -106,7 +108,7 @@ def _make(environment: Path, wheels: Path, names: list[str]) -> None:
                 "wheel too, with --with-tool --wheel FILE"
             ) from error
         pip = _pip_of(unfinished, wheels, names)
-        _install(pip, wheels, [name for name in names if name != _PIP])
+        _install(pip, wheels, [name for name in names if name != _PIP], free)
         _set_programs(unfinished, environment)
         _publish(unfinished, environment)
     finally:
@@ -128,9 +130,15 @@ def _publish(unfinished: Path, environment: Path) -> None:
     unfinished.replace(environment)
 
 
-def _install(pip: list[str], wheels: Path, names: list[str]) -> None:
-    """Installs the wheels that fit this machine, without a network, and checks what deploytool itself requires."""
+def _install(pip: list[str], wheels: Path, names: list[str], free: int) -> None:
+    """Installs the wheels that fit this machine, without a network, and checks what deploytool itself requires.
+
+    `free` is the number of bytes that the disk had before.
+    """
     done = _run(pip, "install", "--no-index", "--no-deps", "--find-links", str(wheels), *names)
+    needed = _installed_size(wheels)
+    if done.returncode and free < needed:
+        raise Failure(f"the disk had {free / 1e6:.0f} MB free, and the wheels take up to {needed / 1e6:.0f} MB")
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or ["pip failed"]
         fits = "is there a wheel for this Python and processor?"
@@ -138,6 +146,15 @@ def _install(pip: list[str], wheels: Path, names: list[str]) -> None:
     lacking = [line for line in _run(pip, "check").stdout.splitlines() if line.startswith(_NEEDED)]
     if lacking:
         raise Failure(f"{lacking[0].rstrip('.')}: pack it too, with --with-tool --wheel FILE")
+
+
+def _installed_size(wheels: Path) -> int:
+    """The bytes of all files in the wheels, also in those for other machines."""
+    size = 0
+    for path in wheels.glob("*.whl"):
+        with zipfile.ZipFile(path) as archive:
+            size += sum(entry.file_size for entry in archive.infolist())
+    return size
 
 
 def _run(pip: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:

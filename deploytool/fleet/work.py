@@ -19,7 +19,7 @@ from deploytool.fleet.result import SCHEMA, DeviceResult, Outcome, StepResult
 from deploytool.fleet.session import GET_DEPLOYTOOL, Answer, NoDeploytool
 from deploytool.host.exception_text import clean
 
-_TOOL_REMEDY = "pack the bundle with the wheels for this device (--with-tool --wheel FILE), and deploy it again"
+_TOOL_REMEDY = "remove the reason on the device, or pack wheels for it (--with-tool --wheel FILE), and deploy it again"
 _ERRORS = {kind.exit_code: kind for kind in DeployError.__subclasses__()}
 
 

@@ -174,6 +174,18 @@ def test_what_deploytool_lacks_and_what_does_not_fit_is_named(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir() if "env" in path.name} == set()
 
 
+@pytest.mark.integration
+def test_a_disk_that_was_too_small_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel fits no machine, so that the installation fails; the disk is what is said to be the reason."""
+    folder = bundle(tmp_path / "bundle", wheel(tmp_path, "deploytool", "0.1", tag="cp310-cp310-win_arm64"))
+    usage = shutil.disk_usage(tmp_path)
+    for free, problem in ((60, "the disk had 0 MB free, and the wheels take up to 0 MB"), (usage.free, "No matching")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        with pytest.raises(tool_installer.Failure, match=problem):
+            tool_installer._make(tmp_path / "env", folder / "tool", ["deploytool"])
+    assert not list(tmp_path.glob("*env*"))
+
+
 @pytest.mark.sweep
 def test_a_bare_device_installs_and_proves_a_bundle_offline(packed: Path, tmp_path: Path) -> None:
     """From a Python without packages to a proved bundle with one command; wheels are fetched here, on the host."""

@@ -34,7 +34,7 @@ def test_the_first_that_come_are_canaries() -> None:
     assert not answers
     gate.leave("c", proved=False)  # it was refused before it came
     gate.leave("b", proved=True)
-    waiting.join()
+    waiting.join(10)
     assert (answers, gate.failed) == ([False], "")
 
 
@@ -46,7 +46,7 @@ def test_named_canaries_go_first_however_late_they_come() -> None:
     waiting.join(0.05)
     assert not answers
     gate.leave("c", proved=True)
-    waiting.join()
+    waiting.join(10)
     assert answers == [False]
 
 
@@ -54,7 +54,7 @@ def test_a_named_canary_that_never_comes_stops_the_others() -> None:
     gate = Gate(0, ["b"])
     waiting, answers = admitted_after(gate, "a")
     gate.leave("b", proved=False)  # it could not be reached, or was refused
-    waiting.join()
+    waiting.join(10)
     assert (answers, gate.failed, gate.admit("b")) == ([None], "b", None)
 
 
