@@ -101,7 +101,7 @@ def _make(environment: Path, wheels: Path, names: list[str]) -> None:
     free = shutil.disk_usage(environment.parent).free
     try:
         try:
-            venv.create(unfinished, system_site_packages=True, with_pip=_PIP not in names)
+            venv.create(unfinished, system_site_packages=True, with_pip=_PIP not in names, prompt=environment.name)
         except (subprocess.CalledProcessError, ImportError) as error:
             raise Failure(
                 "this Python cannot make an environment with pip: install python3-venv (Debian, Ubuntu), or pack pip's "

@@ -113,6 +113,7 @@ def test_a_device_with_python_alone_gets_deploytool_once(rig: Rig, tmp_path: Pat
     assert tools(rig) == [result.tool]
     assert not list((rig.root / "received").iterdir())
     assert not list((rig.root / "tools" / result.tool / "lib").glob("*/site-packages/pip"))  # it ran from its wheel
+    assert ".making" not in (rig.root / "tools" / result.tool / "bin/activate").read_text()
     made, sent = (rig.root / "tools" / result.tool).stat().st_ino, rig.proxy.up
     assert sent > SIZE + pip_wheel().stat().st_size
 
