@@ -39,7 +39,7 @@ class Kind(str, Enum):
 
 
 ENGINE_RANGES = "engine_ranges.npz"  # optional files beside ranges: those of the form that engines are made from,
-OPENVINO_RANGES = "openvino_ranges.npz"  # and of the one that is fastest in OpenVINO
+OPENVINO_RANGES = "openvino_ranges.npz"  # and of the one that is fastest in OpenVINO in INT8
 ENGINE_GRAPH = "engine.onnx"  # optional file beside a graph: the form that FP16 and engines are made from
 
 BF16_NOISE = "noise.npz"  # file beside a BF16 graph: what the golden data is in BF16, the noise and the ties

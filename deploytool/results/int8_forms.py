@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+
+from deploytool.host import machine
 from deploytool.spec import StrEnum
 
 
@@ -28,3 +31,10 @@ class Form(StrEnum):
     def for_engines(self) -> bool:
         """Whether engines are built from a graph of this form; its ranges are symmetric."""
         return self in (Form.TENSORRT, Form.E4M3)
+
+
+def cpu_form() -> Form:
+    """The form that the integer kernels of this machine's CPU take without saturation."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return Form.S8S8
+    return Form.U8S7 if machine.saturates_int8() else Form.U8S8

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deploytool import serde
+from deploytool.backends import openvino
+from deploytool.benchmark import form_timing, int8_form
 from deploytool.data import calibration, items
+from deploytool.errors import MissingBackend, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.precision.int8 import calibrated_graphs
-from deploytool.results.artifact import ENGINE_RANGES, OPENVINO_RANGES, Notes, engine_graph, openvino_graph
-from deploytool.spec import Job, Model
+from deploytool.results.artifact import (
+    ENGINE_RANGES,
+    OPENVINO_GRAPH,
+    OPENVINO_RANGES,
+    Kind,
+    Notes,
+    engine_graph,
+    openvino_graph,
+)
+from deploytool.rewrites.graph import storage
+from deploytool.spec import AUTO, Job, Model
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -27,9 +40,44 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     equalised = calibrated_graphs.write(graph, out, data)
     if (engine := engine_graph(graph)) != graph:
         calibrated_graphs.write(engine, out.with_name(ENGINE_RANGES), data)
-    if best_there := openvino_graph(graph):
-        calibrated_graphs.write(best_there, out.with_name(OPENVINO_RANGES), data)
-    return {"cases": len(data.names), "equalised": list(equalised), "remarks": list(remarks)}
+    for_openvino, why = _for_openvino(job, out.with_name(OPENVINO_GRAPH), inputs)
+    if for_openvino:
+        calibrated_graphs.write(for_openvino, out.with_name(OPENVINO_RANGES), data)
+    return {"cases": len(data.names), "equalised": list(equalised), "remarks": [*remarks, *why]}
+
+
+def _for_openvino(job: Job, out: Path, inputs: StageInputs) -> tuple[Path | None, list[str]]:
+    """Writes the form that is fastest in OpenVINO in INT8, and why; nothing if that is the graph of the run.
+
+    Where forms are not chosen or cannot be timed, it is the one that is fastest there in FP32.
+    """
+    graph = inputs.fp32_graph()
+    tried = serde.decode(tuple[dict[str, serde.Json], ...], graph.notes.get("candidates", ()))
+    names = [serde.decode(tuple[str, ...], form["names"])[0] for form in tried if form["max_error"] is not None]
+    weights = max((serde.decode(int, form["weights"]) for form in tried), default=0)
+    if (
+        job.options.rewrite == AUTO
+        and len(names) > 1
+        and weights <= form_timing.MAX_WEIGHTS
+        and openvino.is_installed()
+    ):
+        before = next(each for each in reversed(inputs.chain(Kind.GRAPH)) if each is not graph)
+        try:
+            best = int8_form.fastest(storage.load(before.path), names, inputs.golden().inputs, job.options.batch)
+        except (MissingBackend, StageFailed) as error:
+            return _copied(openvino_graph(graph.path), out), [f"forms are not timed in INT8 in OpenVINO: {error}"]
+        if best.name == graph.notes["chosen"]:
+            return None, []
+        storage.save(best.model, out)
+        return out, [f"OpenVINO's INT8 graph is made from the form {best.name}, the fastest there"]
+    return _copied(openvino_graph(graph.path), out), []
+
+
+def _copied(graph: Path | None, out: Path) -> Path | None:
+    if graph is None:
+        return None
+    storage.copy(graph, out)
+    return out
 
 
 def _tests(job: Job, model: Model) -> list[Path]:

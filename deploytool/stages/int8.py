@@ -1,13 +1,12 @@
 """Makes the INT8 graphs: one for CPUs, and one for engines, which is strongly typed with FP16 outside INT8.
 
-Where OpenVINO is installed, one is made for it, from the FP32 graph that is fastest there.
+Where OpenVINO is installed, one is made for it, from the form of the FP32 graph that is fastest there in INT8.
 
 A given graph that is quantised already, which has no ranges, stays as it is, and is described as the others are.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ from deploytool.data import batches, calibration, golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import BadInput, StageFailed
 from deploytool.exporters import name_scopes
-from deploytool.host import machine
 from deploytool.loading import output_task, weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.metrics import answers, decisions
@@ -57,7 +55,7 @@ from deploytool.results.artifact import (
     openvino_graph,
 )
 from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
-from deploytool.results.int8_forms import Form
+from deploytool.results.int8_forms import Form, cpu_form
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
 from deploytool.spec import AUTO, Job, Model, Stage, Task
@@ -110,7 +108,7 @@ def _variants(
     bases = own if engine == graph else calibrated_graphs.read(engine, ranges.with_name(ENGINE_RANGES))
     yield ENGINE_GRAPH, bases, Form.TENSORRT, Fuses.CLIPPING
     if openvino.is_installed():
-        best = openvino_graph(graph)
+        best = openvino_graph(ranges)
         bases = calibrated_graphs.read(best, ranges.with_name(OPENVINO_RANGES)) if best else own
         yield OPENVINO_GRAPH, bases, cpu_form(), Fuses.ACTIVATIONS
 
@@ -164,13 +162,6 @@ def _findings(chosen: Selected, cases: Sequence[Arrays], inputs: StageInputs) ->
     base, method = chosen.base, chosen.trial.method
     found = calibration_checks.find(base.graph, chosen.graph, base.table, method, joined, inputs.golden())
     return calibration_fault.lines(found)
-
-
-def cpu_form() -> Form:
-    """The form that the integer kernels of this machine's CPU take without saturation."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return Form.S8S8
-    return Form.U8S7 if machine.saturates_int8() else Form.U8S8
 
 
 def _kept(

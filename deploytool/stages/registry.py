@@ -117,9 +117,9 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.CALIBRATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.RANGES,
-        ("seed", "sizes", "data", "calibration"),
-        ("numpy", "onnx", "pillow", *_ORT),
-        packages=("backends", "data", "loading", "precision", "rewrites"),
+        ("seed", "sizes", "batch", "rewrite", "data", "calibration"),
+        ("numpy", "onnx", "pillow", *_ORT, "openvino"),
+        packages=("backends", "benchmark", "data", "loading", "precision", "rewrites"),
     ),
     Stage.FP16: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from deploytool import serde
 from deploytool.backends import onnxruntime, openvino, tensorrt_estimate
 from deploytool.backends.session import Session, load_backend
 from deploytool.backends.tensorrt_estimate import BuildEstimate
-from deploytool.benchmark import choice, comparison, machine_state
-from deploytool.benchmark import ratio as benchmark_ratio
-from deploytool.benchmark.interleave import Milliseconds
-from deploytool.benchmark.ratio import Ratio
+from deploytool.benchmark import choice, form_timing
+from deploytool.benchmark.form_timing import Trials
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk
@@ -35,15 +30,9 @@ from deploytool.rewrites.recipes import ORIGINAL, RECIPES
 from deploytool.spec import AUTO, BATCH, Job, Stage
 from deploytool.targets import FLAVOURS, TENSORRT_RTX
 
-_SECONDS = 0.5  # of timing for each batch size
-_CONTENDERS = 3  # forms that are timed at the larger batch size, not counting the original
-_MAX_SECONDS = 8.0  # if timing at the larger batch size would take longer, it is skipped
 _MAX_GROWTH = 1.5  # of the weights: beyond it, reading them costs an engine more than fewer launches save
-_MAX_WEIGHTS = 25_000_000  # numbers, of a graph that is timed in OpenVINO too: all forms are in memory at once
 _LARGE = "original: forms of a graph beyond 2 GB are not timed, because they would all be in memory at once"
 _MAX_REASON = 200  # characters of an error message of a library
-
-Trials = dict[str, dict[int, Ratio]]  # form: batch size: speedup over the original
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
@@ -69,7 +58,9 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         if failed and requested != AUTO and not job.options.rewrite_implied:
             raise ParityFailed(f"--rewrite {requested}: {failed[0]}", "leave --rewrite out, and report the graph")
         passing = [form for form in forms if form.name in errors]
-        chosen = passing[-1] if requested != AUTO else _form(forms, choice.choose(_by_form(trials), ORIGINAL))
+        chosen = (
+            passing[-1] if requested != AUTO else _form(forms, choice.choose(form_timing.by_form(trials), ORIGINAL))
+        )
         for_openvino, openvino_remarks = _for_openvino(stack, passing, correct, files, sample, chosen, job)
     engine, engine_remarks = (chosen, []) if requested != AUTO else _for_engine(passing, job)
     _keep(files, before, {out.name: chosen, OPENVINO_GRAPH: for_openvino, ENGINE_GRAPH: engine}, out)
@@ -237,11 +228,11 @@ def _measure(
     """The speedups of all forms if the form is to be chosen and runs on ONNX Runtime, and how they were measured."""
     if job.options.rewrite != AUTO or job.options.runner != "onnxruntime":
         return {}, "measured"
-    trials, busy = _time(sessions, inputs, job)
+    trials, busy = form_timing.measure(sessions, inputs, job.options.batch)
     if not busy:
         return trials, "measured"
     single = {name: stack.enter_context(onnxruntime.start(files[name], threads=1)) for name in sessions}
-    trials, _ = _time(single, inputs, job, single=True)
+    trials, _ = form_timing.measure(single, inputs, job.options.batch, single=True)
     return trials, f"measured in CPU time on one thread: {busy}"
 
 
@@ -261,18 +252,15 @@ def _for_openvino(
     wanted = job.options.rewrite == AUTO and job.options.runner == "onnxruntime"
     if not wanted or len(forms) < 2 or not openvino.is_installed():
         return chosen, []
-    if forms[0].weights > _MAX_WEIGHTS:
-        return chosen, [f"forms are not timed in OpenVINO: it has more than {_MAX_WEIGHTS:,} weights"]
+    if forms[0].weights > form_timing.MAX_WEIGHTS:
+        return chosen, [f"forms are not timed in OpenVINO: it has more than {form_timing.MAX_WEIGHTS:,} weights"]
+    graphs = {form.name: files[form.name] for form in forms}
     try:
-        sessions = {form.name: stack.enter_context(openvino.start(files[form.name])) for form in forms}
-        trials, busy = _time(sessions, sample.inputs, job)
-        if busy:
-            single = {name: stack.enter_context(openvino.start(files[name], threads=1)) for name in sessions}
-            trials, _ = _time(single, sample.inputs, job, single=True)
+        sessions, trials = form_timing.in_openvino(stack, graphs, sample.inputs, job.options.batch)
     except (MissingBackend, StageFailed) as error:
         return chosen, [f"forms are not timed in OpenVINO: {error}"]
-    best = _form(forms, choice.choose(_by_form(trials), ORIGINAL))
-    gain = _relative(trials, best.name, chosen.name)
+    best = _form(forms, choice.choose(form_timing.by_form(trials), ORIGINAL))
+    gain = form_timing.relative(trials, best.name, chosen.name)
     if best is chosen or gain < 1 / choice.MIN_RATIO:
         return chosen, []
     name = f"{best.name} in OpenVINO"
@@ -280,55 +268,6 @@ def _for_openvino(
     if name not in errors:
         return chosen, failed
     return best, [f"OpenVINO uses {best.name}: {gain:.2f}× the speed of {chosen.name} there"]
-
-
-def _relative(trials: Trials, name: str, other: str) -> float:
-    """The speed of a form over another one: the geometric mean over the batch sizes at which both were timed."""
-    batches = trials[name].keys() & trials[other].keys()
-    ratios = [trials[name][batch].value / trials[other][batch].value for batch in batches]
-    return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
-
-
-def _time(
-    sessions: Mapping[str, Session], inputs: Arrays, job: Job, *, single: bool = False
-) -> tuple[Trials, str | None]:
-    """The speedups of all forms at the smallest batch size, and of the fastest at the typical one.
-
-    Also returns the reason if the machine was too busy for a result. With `single`, sessions of one thread are timed by
-    processor time, which is valid on a busy machine too.
-    """
-    clock, threads = ("cpu_ms", 1) if single else ("wall_ms", os.cpu_count() or 1)
-    trials: Trials = {name: {} for name in sessions}
-    contenders = dict(sessions)
-    for batch in dict.fromkeys((job.options.batch.smallest, job.options.batch.typical)):
-        if len(contenders) < 2:
-            break
-        batched = {name: np.resize(array, (batch, *array.shape[1:])) for name, array in inputs.items()}
-        calls = {name: partial(session, **batched) for name, session in contenders.items()}
-        series, conditions = machine_state.time_watched(calls, _SECONDS, threads)
-        busy = conditions.uneven or comparison.most_delayed(series, threads)
-        if busy and not single:
-            return trials, busy
-        times: dict[str, Milliseconds] = {name: getattr(timing, clock) for name, timing in series.items()}
-        for name, time in times.items():
-            trials[name][batch] = benchmark_ratio.ratio(times[ORIGINAL], time)
-        others = sorted((name for name in contenders if name != ORIGINAL), key=lambda name: -trials[name][batch].value)
-        faster = [name for name in others[:_CONTENDERS] if trials[name][batch].value >= choice.MIN_RATIO]
-        contenders = {name: sessions[name] for name in (ORIGINAL, *faster)}
-        seconds_per_case = sum(float(np.median(times[name])) for name in contenders) / batch / 1000
-        if seconds_per_case * job.options.batch.typical * benchmark_ratio.MIN_ROUNDS > _MAX_SECONDS:
-            break
-    return trials, None
-
-
-def _by_form(trials: Trials) -> dict[str, list[Ratio]]:
-    """The speedups of the forms that were timed at every batch size."""
-    batches = trials.get(ORIGINAL, {})
-    return {
-        name: list(ratios.values())
-        for name, ratios in trials.items()
-        if name != ORIGINAL and len(ratios) == len(batches)
-    }
 
 
 def _facts(form: Candidate, errors: Mapping[str, float], trials: Trials) -> dict[str, serde.Json]:

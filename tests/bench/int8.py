@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from deploytool.backends import eager, onnxruntime, openvino
 from deploytool.backends.session import Session
-from deploytool.benchmark import comparison, machine_state
+from deploytool.benchmark import comparison, int8_form, machine_state
 from deploytool.benchmark import ratio as benchmark_ratio
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
@@ -37,9 +38,10 @@ from deploytool.pipeline import runner
 from deploytool.precision.int8.placement.fused import Fuses
 from deploytool.precision.int8.quantize import quantize
 from deploytool.results.artifact import openvino_graph
+from deploytool.results.int8_forms import cpu_form
 from deploytool.rewrites.graph import storage
+from deploytool.rewrites.recipes import RECIPES
 from deploytool.spec import Job, Options
-from deploytool.stages import int8
 from tests.bench import rivals
 from tests.bench.goals import ORT
 from tests.bench.peers import STAGES, ZOO
@@ -90,10 +92,11 @@ class Cell:
 
 def measure(model: str, threads: int, seconds: float, folder: Path) -> Cell:
     """Times one model."""
-    weights, golden, *_, shipped = runner.run(Job(catalog.find(model), Options()), STAGES, folder / model)
+    weights, golden, *_, simplified, shipped = runner.run(Job(catalog.find(model), Options()), STAGES, folder / model)
     cases = read(golden.path).inputs
     inputs = checks.first_cases(cases, 1)
-    starters, missing = _starters(weights.path, shipped.path, cases, threads, folder / model)
+    best = int8_form.fastest(storage.load(simplified.path), RECIPES, cases, Options().batch)
+    starters, missing = _starters(weights.path, shipped.path, best.model, cases, threads, folder / model)
     with ExitStack() as stack:
         calls: dict[str, Callable[[], object]] = {}
         for name, start in starters.items():
@@ -105,25 +108,26 @@ def measure(model: str, threads: int, seconds: float, folder: Path) -> Cell:
 
 
 def _starters(
-    weights: Path, shipped: Path, cases: Arrays, threads: int, folder: Path
+    weights: Path, shipped: Path, best: onnx.ModelProto, cases: Arrays, threads: int, folder: Path
 ) -> tuple[Starters, dict[str, str]]:
-    """A function for each graph that starts its session, and reasons for peers that are missing."""
+    """A function for each graph that starts its session, and reasons for peers that are missing.
+
+    `best` is the form of the FP32 graph that is fastest in OpenVINO in INT8.
+    """
     plain, ours, ours_openvino = folder / "plain.onnx", folder / "int8.onnx", folder / "int8_openvino.onnx"
     plain.write_bytes(rivals.export_onnx(weights, cases))
-    for_openvino = openvino_graph(shipped) or shipped
-    for source, out, fuses in (
-        (shipped, ours, Fuses.CLIPPING),
-        (for_openvino, ours_openvino, Fuses.ACTIVATIONS),
+    for graph, out, fuses in (
+        (storage.load(shipped), ours, Fuses.CLIPPING),
+        (best, ours_openvino, Fuses.ACTIVATIONS),
     ):
-        graph = storage.load(source)
-        storage.save(quantize(graph, measured_ranges(graph, cases), int8.cpu_form(), fuses=fuses), out)
+        storage.save(quantize(graph, measured_ranges(graph, cases), cpu_form(), fuses=fuses), out)
     count = len(next(iter(cases.values())))
     each = [{name: array[index : index + 1] for name, array in cases.items()} for index in range(count)]
     theirs = quantizers.onnxruntime_defaults(plain, each, folder / "quantization.onnx")
     starters: Starters = {
         ORT: partial(quantizers.onnxruntime_session, plain, threads),
         FP32: partial(onnxruntime.start, shipped, "cpu", threads),
-        FP32_OPENVINO: partial(openvino.start, for_openvino, "cpu", threads),
+        FP32_OPENVINO: partial(openvino.start, openvino_graph(shipped) or shipped, "cpu", threads),
         INT8: partial(onnxruntime.start, ours, "cpu", threads),
         INT8_OPENVINO: partial(openvino.start, ours_openvino, "cpu", threads),
         QUANTIZATION: partial(quantizers.onnxruntime_session, theirs, threads),
@@ -145,7 +149,7 @@ def header(threads: int) -> list[str]:
         f"# Peers in INT8, batch 1, {threads} thread{'s' * (threads > 1)}",
         "",
         f"{machine.cpu()}, {vnni}; Python {platform.python_version()}, {rivals.versions()},",
-        f"nncf {quantizers.nncf_version()}; {time.strftime('%Y-%m-%d')}. Ours has the form {int8.cpu_form()}.",
+        f"nncf {quantizers.nncf_version()}; {time.strftime('%Y-%m-%d')}. Ours has the form {cpu_form()}.",
         "Medians of interleaved rounds, ratios with 95 % intervals: the speed of our INT8 graph in the faster of its",
         f"two runtimes over the plain export in FP32 ({ORT}), the better of our FP32 graphs, and each peer.",
         "",

@@ -34,10 +34,9 @@ from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.precision.int8 import calibrated_graphs, selection
 from deploytool.results import measure_lines
 from deploytool.results.artifact import ENGINE_GRAPH, openvino_graph
-from deploytool.results.int8_forms import Form
+from deploytool.results.int8_forms import Form, cpu_form
 from deploytool.results.measure import Difference, Measure
 from deploytool.rewrites.graph import storage
-from deploytool.stages import int8
 from tests.int8 import pictures, quantizers
 from tests.tasks import scenes
 
@@ -182,7 +181,7 @@ class Judge:
 
 def graphs(run: Path, cases: Sequence[Arrays], folder: Path) -> Iterator[Graph]:
     """The INT8 graphs of ours in the ways they are run, and then those of the peers that are installed."""
-    ours, shipped = run / "int8" / "int8.onnx", int8.cpu_form()
+    ours, shipped = run / "int8" / "int8.onnx", cpu_form()
     for_openvino = openvino_graph(ours) or ours
     yield Graph(OURS, shipped, AS_QUANTISED, partial(int8_emulation.start, ours))
     yield Graph(OURS, shipped, IN_ORT, partial(onnxruntime.start, ours))

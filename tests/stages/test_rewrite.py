@@ -17,7 +17,7 @@ from deploytool import serde
 from deploytool.backends import onnxruntime, openvino, tensorrt_estimate
 from deploytool.backends.session import Session
 from deploytool.backends.tensorrt_estimate import BuildEstimate
-from deploytool.benchmark import machine_state
+from deploytool.benchmark import form_timing, machine_state
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
@@ -149,12 +149,12 @@ def test_openvino_can_have_another_form(
     """ONNX Runtime is fastest with `folded`; another form gets a file if it is more than 2 % faster in OpenVINO."""
     speeds = iter([{"folded": 2.0}, in_openvino])
 
-    def time(sessions: Mapping[str, object], *_: object) -> tuple[rewrite.Trials, None]:
+    def time(sessions: Mapping[str, object], *_: object) -> tuple[form_timing.Trials, None]:
         given = {"original": 1.0, "folded": 0.9, "grouped": 0.9, **next(speeds)}
         return {name: {1: Ratio(*[given[name]] * 3)} for name in sessions}, None
 
     monkeypatch.setattr(openvino, "is_installed", lambda: True)
-    monkeypatch.setattr(rewrite, "_time", time)
+    monkeypatch.setattr(form_timing, "measure", time)
     notes = make(inputs, tmp_path / "model.onnx")
     assert (notes["chosen"], notes["for_openvino"]) == ("folded", form)
     written = tmp_path / "openvino.onnx"
@@ -175,13 +175,13 @@ def test_a_form_that_is_wrong_in_openvino_gets_no_file(
 
     speeds = iter([2.0, 0.5])
 
-    def time(sessions: Mapping[str, object], *_: object) -> tuple[rewrite.Trials, None]:
+    def time(sessions: Mapping[str, object], *_: object) -> tuple[form_timing.Trials, None]:
         folded = next(speeds)
         return {name: {1: Ratio(*[folded if name == "folded" else 1.0] * 3)} for name in sessions}, None
 
     monkeypatch.setattr(openvino, "is_installed", lambda: True)
     monkeypatch.setattr(openvino, "start", start)
-    monkeypatch.setattr(rewrite, "_time", time)
+    monkeypatch.setattr(form_timing, "measure", time)
     notes = make(inputs, tmp_path / "model.onnx")
     assert (notes["chosen"], notes["for_openvino"]) == ("folded", "folded")
     assert any("original in OpenVINO deviates from the original" in line for line in notes["remarks"])
