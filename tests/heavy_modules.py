@@ -36,6 +36,7 @@ HEAVY_MODULES = {
     "deploytool.parity.ties": "torch",
     "deploytool.faults.run": "onnx, PIL through images",
     "deploytool.benchmark.quick": "torch, through backends",
+    "deploytool.benchmark.int8_form": "onnx",
     "deploytool.doctor.provider_worker": "onnxruntime",
     "deploytool.precision.bf16": "onnx",
     "deploytool.precision.conversion": "onnx",
