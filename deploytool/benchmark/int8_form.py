@@ -9,9 +9,9 @@ from onnx import ModelProto
 
 from deploytool.benchmark import choice, form_timing
 from deploytool.data.golden import Arrays
-from deploytool.precision.int8 import activations, quantize
+from deploytool.precision.int8 import calibration, quantize
+from deploytool.precision.int8.calibration import Method
 from deploytool.precision.int8.placement.fused import Fuses
-from deploytool.precision.int8.value_range import ValueRange
 from deploytool.results.int8_forms import cpu_form
 from deploytool.rewrites import forms
 from deploytool.rewrites.forms import Candidate
@@ -34,10 +34,6 @@ def fastest(graph: ModelProto, names: Collection[str], inputs: Arrays, batches: 
 
 def _quantised(graph: ModelProto, inputs: Arrays) -> bytes:
     form, fuses = cpu_form(), Fuses.ACTIVATIONS
-    ranges = dict[str, ValueRange]()
-    for values in activations.run(graph, quantize.activations(graph, form, fuses), [inputs]):
-        for name, array in values.items():
-            low, high = float(array.min()), float(array.max())
-            known = ranges.get(name, ValueRange(low, high))
-            ranges[name] = ValueRange(min(low, known.low), max(high, known.high))
+    table = calibration.collect(graph, quantize.activations(graph, form, fuses), [inputs])
+    ranges = table.ranges(Method.MIN_MAX, symmetric=False)
     return bytes(quantize.quantize(graph, ranges, form, fuses=fuses).SerializeToString())

@@ -15,6 +15,7 @@ from deploytool.results.artifact import (
     ENGINE_RANGES,
     OPENVINO_GRAPH,
     OPENVINO_RANGES,
+    Artifact,
     Kind,
     Notes,
     engine_graph,
@@ -51,33 +52,32 @@ def _for_openvino(job: Job, out: Path, inputs: StageInputs) -> tuple[Path | None
 
     Where forms are not chosen or cannot be timed, it is the one that is fastest there in FP32.
     """
-    graph = inputs.fp32_graph()
-    tried = serde.decode(tuple[dict[str, serde.Json], ...], graph.notes.get("candidates", ()))
-    names = [serde.decode(tuple[str, ...], form["names"])[0] for form in tried if form["max_error"] is not None]
-    weights = max((serde.decode(int, form["weights"]) for form in tried), default=0)
-    if (
-        job.options.rewrite == AUTO
-        and len(names) > 1
-        and weights <= form_timing.MAX_WEIGHTS
-        and openvino.is_installed()
-    ):
+    if not openvino.is_installed():
+        return None, []
+    graph, why = inputs.fp32_graph(), list[str]()
+    names = _timed(graph) if job.options.rewrite == AUTO else []
+    if len(names) > 1:
         before = next(each for each in reversed(inputs.chain(Kind.GRAPH)) if each is not graph)
         try:
             best = int8_form.fastest(storage.load(before.path), names, inputs.golden().inputs, job.options.batch)
         except (MissingBackend, StageFailed) as error:
-            return _copied(openvino_graph(graph.path), out), [f"forms are not timed in INT8 in OpenVINO: {error}"]
-        if best.name == graph.notes["chosen"]:
-            return None, []
-        storage.save(best.model, out)
-        return out, [f"OpenVINO's INT8 graph is made from the form {best.name}, the fastest there"]
-    return _copied(openvino_graph(graph.path), out), []
+            why.append(f"forms are not timed in INT8 in OpenVINO: {error}")
+        else:
+            if best.name == graph.notes["chosen"]:
+                return None, []
+            storage.save(best.model, out)
+            return out, [f"OpenVINO's INT8 graph is made from the form {best.name}, the fastest there"]
+    if own := openvino_graph(graph.path):
+        storage.copy(own, out)
+    return out if own else None, why
 
 
-def _copied(graph: Path | None, out: Path) -> Path | None:
-    if graph is None:
-        return None
-    storage.copy(graph, out)
-    return out
+def _timed(graph: Artifact) -> list[str]:
+    """The forms of a graph that passed the check of the rewrite stage; none if one is too large to time."""
+    tried = serde.decode(tuple[dict[str, serde.Json], ...], graph.notes.get("candidates", ()))
+    if any(serde.decode(int, form["weights"]) > form_timing.MAX_WEIGHTS for form in tried):
+        return []
+    return [serde.decode(tuple[str, ...], form["names"])[0] for form in tried if form["max_error"] is not None]
 
 
 def _tests(job: Job, model: Model) -> list[Path]:

@@ -58,9 +58,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         if failed and requested != AUTO and not job.options.rewrite_implied:
             raise ParityFailed(f"--rewrite {requested}: {failed[0]}", "leave --rewrite out, and report the graph")
         passing = [form for form in forms if form.name in errors]
-        chosen = (
-            passing[-1] if requested != AUTO else _form(forms, choice.choose(form_timing.by_form(trials), ORIGINAL))
-        )
+        fastest = choice.choose(form_timing.by_form(trials), ORIGINAL)
+        chosen = passing[-1] if requested != AUTO else _form(forms, fastest)
         for_openvino, openvino_remarks = _for_openvino(stack, passing, correct, files, sample, chosen, job)
     engine, engine_remarks = (chosen, []) if requested != AUTO else _for_engine(passing, job)
     _keep(files, before, {out.name: chosen, OPENVINO_GRAPH: for_openvino, ENGINE_GRAPH: engine}, out)

@@ -22,7 +22,7 @@ from deploytool.rewrites import forms
 from deploytool.rewrites.graph import storage
 from deploytool.rewrites.recipes import RECIPES
 from deploytool.spec import AUTO, Job, Options, Range, Source, Stage
-from deploytool.stages import calibrate, rewrite
+from deploytool.stages import calibrate, int8, rewrite
 from tests.conftest import QUICK, TINY, artifacts
 
 NAMES = ("original", "folded", "grouped")  # the different forms of the graph
@@ -84,6 +84,11 @@ def test_the_form_that_is_fastest_in_int8_is_calibrated(
     simplified = next(each for each in inputs.chain(Kind.GRAPH) if each.made_by is Stage.SIMPLIFY)
     (wanted,) = (each for each in forms.candidates(storage.load(simplified.path)) if each.name == form)
     assert onnx.load(tmp_path / "calibrate" / "openvino.onnx") == wanted.model
+    bases = {
+        file: base
+        for file, base, *_ in int8._variants(inputs.fp32_graph().path, tmp_path / "calibrate" / "ranges.npz", [])
+    }
+    assert bases["openvino.onnx"][0].graph == wanted.model
 
 
 def test_without_timing_it_is_the_form_that_is_fastest_in_fp32(
