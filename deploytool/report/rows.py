@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from deploytool.host import disk
 from deploytool.report.run_data import RunData
 from deploytool.results import runners, verdict
+from deploytool.results.artifact import VARIANTS
 from deploytool.results.blame import BlamedGraph, Layer
 from deploytool.results.measure import MeasuredArtifact
 from deploytool.results.report import IMPLAUSIBLE, NOISE, Check, Comparison, Equality, Parity, Report, Speed
@@ -98,9 +99,10 @@ class FailedRow(FailedFigure):
 
 
 def label(comparison: Comparison | MeasuredArtifact) -> str:
-    """The artifact, or the stage and the runner if the FP16 graph is run in another way."""
-    runner = runners.LABELS.get(comparison.runner)
-    return f"{comparison.stage}, {runner}" if runner else f"{comparison.stage}/{comparison.file}"
+    """The artifact; for another way to run the graph of a stage, the stage and the runner."""
+    runner, file = runners.LABELS.get(comparison.runner), f"{comparison.stage}/{comparison.file}"
+    subject = file if comparison.file in VARIANTS else str(comparison.stage)
+    return f"{subject}, {runner}" if runner else file
 
 
 def short(comparison: Comparison | Speed) -> str:

@@ -25,7 +25,7 @@ from deploytool.device.worker import Request
 from deploytool.errors import BadInput, StageFailed
 from deploytool.parity import checks
 from deploytool.precision.int8.quantize import quantize
-from deploytool.report import html, run_data
+from deploytool.report import html, rows, run_data
 from deploytool.results.int8 import Int8
 from deploytool.results.int8_forms import Form
 from deploytool.results.measure import AGREEMENT, Inferiority
@@ -274,3 +274,9 @@ def _int8(report: Report) -> Int8:
 def test_what_cannot_be_is_refused_before_the_run(words: dict[str, str], problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
         api.export(TINY, quick=True, **words)  # type: ignore[arg-type]
+
+
+def test_each_row_of_the_metric_has_a_name_of_its_own(run: api.Run) -> None:
+    assert run.report.measures is not None
+    names = [rows.label(artifact) for artifact in run.report.measures.artifacts]
+    assert len(set(names)) == len(names)
