@@ -65,13 +65,20 @@ def test_a_row_and_its_goals() -> None:
     cell = Cell("mixnet_s", 1, timings, EVEN, {COMPILE: "no compiler"}, 3e-7, round(1.25 * peers.SIDE**3))
     assert peers.row(cell) == (
         "| mixnet_s | 1 | 60.00 | – | 20.00 | – | – | 12.00 | 10.00 | 11.00 | 2.00 (2.00–2.00) | 1.20 (1.20–1.20) "
-        "| 2.00 (2.00–2.00) | 0.25 | 3e-07 | 30 | even |"
+        "| 1.20 (1.20–1.20) | 2.00 (2.00–2.00) | 0.25 | 3e-07 | 30 | even |"
     )
     assert peers.notes([cell], 1)[3:] == [
         "- mixnet_s batch 1: ≥ 1.7× ORT: 2.00× (2.00–2.00), reached",
         "- mixnet_s batch 1: not behind OpenVINO: 1.20× (1.20–1.20), reached",
+        "- mixnet_s batch 1: ≥ 0.98× the better of both: 1.20× (1.20–1.20), reached",
         "- torch.compile is missing: no compiler",
     ]
+
+
+def test_the_better_of_both_runtimes_is_compared_on_either_side() -> None:
+    times = {ORT: 20.0, OPENVINO: 12.0, OURS: 18.0, OURS_OPENVINO: 16.0}
+    timings = {name: series(np.full(30, milliseconds)) for name, milliseconds in times.items()}
+    assert Cell("mixnet_s", 1, timings, EVEN, {}, 3e-7, 0).best_ratio().value == 12 / 16
 
 
 def test_a_delayed_rival_makes_the_row_uneven() -> None:
