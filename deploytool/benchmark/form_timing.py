@@ -17,6 +17,7 @@ from deploytool.benchmark import ratio as benchmark_ratio
 from deploytool.benchmark.interleave import Milliseconds
 from deploytool.benchmark.ratio import Ratio
 from deploytool.data.golden import Arrays
+from deploytool.host import machine
 from deploytool.rewrites.recipes import ORIGINAL
 from deploytool.spec import Range
 
@@ -37,7 +38,7 @@ def measure(
     Also returns the reason if the machine was too busy for a result. With `single`, sessions of one thread are timed by
     processor time, which is valid on a busy machine too.
     """
-    clock, threads = ("cpu_ms", 1) if single else ("wall_ms", os.cpu_count() or 1)
+    clock, threads = ("cpu_ms", 1) if single else ("wall_ms", machine.thread_limit() or os.cpu_count() or 1)
     trials: Trials = {name: {} for name in sessions}
     contenders = dict(sessions)
     for batch in dict.fromkeys((batches.smallest, batches.typical)):

@@ -6,10 +6,14 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from deploytool.host import control_groups
 
 _DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 VNNI = ("avx512_vnni", "avx_vnni")  # features of x86 processors that add INT8 products in 32 bits; one is enough
@@ -102,11 +106,32 @@ def saturates_int8() -> bool:
 
 
 def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors that this process may use: those it is bound to, or fewer if its control groups allow less."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min((bound, *_allowed_processors()))
 
 
 def thread_limit() -> int:
-    """The threads that a library may compute with, by OMP_NUM_THREADS, which torch obeys by itself; 0 for no limit."""
+    """The threads that a library may compute with; 0 for no limit.
+
+    They are those of OMP_NUM_THREADS, which torch obeys by itself, or as many as there are processors for this process
+    if the machine has more: ONNX Runtime would start a thread for each core of the machine.
+    """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
+    if first.isdecimal() and int(first):
+        return int(first)
+    usable = processors()
+    return usable if usable < (os.cpu_count() or 1) else 0
+
+
+def _allowed_processors() -> Iterator[int]:
+    """The processors whose time each control group allows, rounded up."""
+    for folder, version in control_groups.folders("cpu"):
+        with suppress(OSError, ValueError):  # ValueError: the quota is "max"
+            if version == 2:
+                quota, period = map(int, (folder / "cpu.max").read_text(encoding="ascii").split())
+            else:
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                quota, period = (int((folder / name).read_text(encoding="ascii")) for name in names)
+            if quota > 0 and period > 0:  # cgroups v1 report -1 without a quota
+                yield -(-quota // period)

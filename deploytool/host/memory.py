@@ -11,11 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from deploytool.host import control_groups
+
 REMEDY = "stop other programs, or use a machine with more memory"
 
 WORTHWHILE = 500_000_000  # resident bytes more than after the last release, from which the next one pays
 _kept = [0]  # the resident bytes after the last release
 _UNLIMITED = 1 << 60  # cgroups v1 report such a number without a limit
+_GROUP_FILES = {  # of the versions of control groups: the limit, the usage, and the counter of cached pages
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def resident_bytes() -> int:
@@ -100,25 +106,12 @@ def _machine() -> Iterator[int]:
 
 def _control_groups() -> Iterator[int]:
     """The bytes that each control group of this process still allows; cached pages of files count as available."""
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, kinds, path = line.split(":", 2)
-            if not kinds:
-                yield from _remaining(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
-            elif "memory" in kinds.split(","):
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-                yield from _remaining(Path("/sys/fs/cgroup/memory"), path, *names)
-
-
-def _remaining(top: Path, path: str, limit: str, usage: str, cached: str) -> Iterator[int]:
-    innermost = top / path.lstrip("/")
-    for group in (innermost, *(parent for parent in innermost.parents if parent.is_relative_to(top))):
+    for folder, version in control_groups.folders("memory"):
+        limit, usage, cached = _GROUP_FILES[version]
         with suppress(OSError, ValueError):  # ValueError: the limit is "max"
-            most = int((group / limit).read_text(encoding="ascii"))
-            used = int((group / usage).read_text(encoding="ascii"))
-            reclaimable = re.search(
-                rf"^{cached} (\d+)$", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE
-            )
+            most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            counters = (folder / "memory.stat").read_text(encoding="ascii")
+            reclaimable = re.search(rf"^{cached} (\d+)$", counters, re.MULTILINE)
             if most < _UNLIMITED:
                 yield max(most - used + (int(reclaimable[1]) if reclaimable else 0), 0)
 

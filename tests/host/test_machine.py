@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -62,12 +64,49 @@ def test_a_version_is_read_without_importing() -> None:
     assert machine.cpu()
 
 
-@pytest.mark.parametrize(("text", "limit"), [("3", 3), (" 2 ,1", 2), ("", 0), ("many", 0), ("-1", 0)])
+@pytest.mark.parametrize(("text", "limit"), [("3", 3), (" 2 ,1", 2), ("", 0), ("many", 0), ("-1", 0), ("0", 0)])
 def test_the_limit_of_threads_is_that_of_openmp(text: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 8)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert machine.thread_limit() == limit
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert machine.thread_limit() == 0
+
+
+def test_a_process_with_fewer_processors_than_the_machine_has_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert machine.thread_limit() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert machine.thread_limit() == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"above/cpu.max": "max 100000\n"}, 8),
+        ({"above/inner/cpu.max": "150000 100000\n", "above/cpu.max": "300000 100000\n"}, 2),
+        ({"above/inner/cpu.max": "max 100000\n", "above/cpu.max": "300000 100000\n"}, 3),
+        ({"above/cpu.max": "900000 100000\n"}, 8),
+        ({"above/cpu.max": "1000 100000\n"}, 1),
+        ({"above/cpu.max": "nonsense\n"}, 8),
+        ({"cpu.max": "100000 100000\n"}, 1),  # in a container: the path of the group is that outside
+        ({"cpu/above/cpu.cfs_quota_us": "250000\n", "cpu/above/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/above/cpu.cfs_quota_us": "-1\n", "cpu/above/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_processors_are_those_whose_time_the_control_groups_allow(
+    files: Mapping[str, str],
+    expected: int,
+    control_groups: Callable[[Mapping[str, str]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    control_groups(files)
+    assert machine.processors() == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import gc
 import resource
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -47,15 +47,18 @@ def test_a_limit_on_the_address_space_counts() -> None:
     assert 0 < int(done.stdout) < 1 << 30
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2"])
-def test_the_tightest_parent_group_counts_and_cached_pages_are_available(tmp_path: Path, kind: str) -> None:
-    names = ("max", "current", "cached") if kind == "v2" else ("limit", "usage", "total_cached")
-    (tmp_path / "above" / "inner").mkdir(parents=True)
-    for folder, most, used in (("above", "1000", "700"), ("above/inner", "max", "700")):
-        for name, value in zip(names, (most, used, ""), strict=True):
-            (tmp_path / folder / name).write_text(value)
-        (tmp_path / folder / "memory.stat").write_text(f"rss 5\n{names[2]} 100\n")
-    assert list(memory._remaining(tmp_path, "/above/inner", *names)) == [400]
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_tightest_parent_group_counts_and_cached_pages_are_available(
+    control_groups: Callable[[Mapping[str, str]], None], version: int
+) -> None:
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    cached, top = ("inactive_file", "") if version == 2 else ("total_inactive_file", "memory/")
+    files: dict[str, str] = {}
+    for folder, most in (("above", "1000"), ("above/inner", "max")):
+        values = {names[0]: most, names[1]: "700", "memory.stat": f"rss 5\n{cached} 100\n"}
+        files |= {f"{top}{folder}/{name}": value for name, value in values.items()}
+    control_groups(files)
+    assert list(memory._control_groups()) == [400]
 
 
 def test_a_model_that_needs_more_memory_than_available_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
