@@ -90,21 +90,10 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """
     source = inputs.source()
     model, weights, module = source.definition, source.weights, eager.load_module(source.weights)
-    coverage_remarks: list[str] = []
-    if job.options.inputs:
-        cases = _read_inputs(job, model)
-    elif job.options.data:
-        cases = _read_images(job, model)
-    else:
-        cases, coverage_remarks = _draw(job, model, module)
-    if job.options.cases:
-        cases = cases.with_more(*_read_cases(Path(job.options.cases.path), cases.inputs))
+    cases, coverage_remarks = _cases(job, model, module)
     single = eager.make_session(module, model)
     outputs = replay(single, cases.inputs, SMALL_BATCHES)
-    if empty := [name for name, answer in outputs.items() if not answer.size]:
-        sizes = "×".join(map(str, outputs[empty[0]].shape))
-        problem = f"the output {empty[0]} has no elements ({sizes}), so that nothing of it can be compared"
-        raise StageFailed(problem, "leave it out (--output), or give inputs for which it has some (--inputs)")
+    _check_elements(outputs)
     reference, edges, fp64_remarks, edge_remarks = _exact(job, model, weights, cases.inputs, single)
     outputs = detection_rows.in_order(outputs, reference, detection_rows.of_model(model, reference))
     if not all(_is_sound(outputs[name], answer) for name, answer in reference.items()):
@@ -134,6 +123,28 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
             *order_remarks,
         ],
     }
+
+
+def _cases(job: Job, model: Model, module: nn.Module) -> tuple[_Cases, list[str]]:
+    """The user's cases, or drawn ones with remarks on what they cover, and those of `--cases` after them."""
+    remarks: list[str] = []
+    if job.options.inputs:
+        cases = _read_inputs(job, model)
+    elif job.options.data:
+        cases = _read_images(job, model)
+    else:
+        cases, remarks = _draw(job, model, module)
+    if job.options.cases:
+        cases = cases.with_more(*_read_cases(Path(job.options.cases.path), cases.inputs))
+    return cases, remarks
+
+
+def _check_elements(outputs: Arrays) -> None:
+    """Raises StageFailed for an output without elements."""
+    if empty := [name for name, answer in outputs.items() if not answer.size]:
+        sizes = "×".join(map(str, outputs[empty[0]].shape))
+        problem = f"the output {empty[0]} has no elements ({sizes}), so that nothing of it can be compared"
+        raise StageFailed(problem, "leave it out (--output), or give inputs for which it has some (--inputs)")
 
 
 def _normalisation_notes(
