@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from deploytool.data.golden import Arrays, Noise
+from deploytool.data.golden import Arrays
 from deploytool.parity import scales
 from deploytool.results.report import COARSEST, Limit
 from deploytool.spec import Model, Task
@@ -57,24 +57,6 @@ def aligned_by_most(got: Arrays, expected: Arrays, rows: DetectionRows | None) -
     if rows is None or not fit(rows, got, expected):
         return got
     return _by_most(got, expected, rows).answers
-
-
-def with_rows(
-    noise: Noise,
-    rows: DetectionRows | None,
-    single: Sequence[Arrays | None],
-    half: Sequence[Arrays | None],
-    truth: Arrays,
-) -> Noise:
-    """The noise with the rows, and the largest share of swapped ones in perturbed FP32 and FP16 answers."""
-    if rows is None:
-        return noise
-    return replace(noise, rows=rows, swapped32=swapped(single, truth, rows), swapped16=swapped(half, truth, rows))
-
-
-def with_bf16_swaps(noise: Noise, runs: Sequence[Arrays | None], truth: Arrays) -> Noise:
-    """The noise with the largest share of swapped rows in perturbed BF16 answers."""
-    return replace(noise, swapped_bf16=swapped(runs, truth, noise.rows)) if noise.rows else noise
 
 
 def swapped(runs: Sequence[Arrays | None], truth: Arrays, rows: DetectionRows) -> float:

@@ -10,7 +10,7 @@ with its sums in other orders, the worst of them sequential, as runtimes add.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from deploytool.parity import detection_rows, elementary, metrics, noise_floor, 
 from deploytool.parity.replay import SMALL_BATCHES, replay
 from deploytool.parity.rounding import BF16, FP16, NarrowRounding, Rounding, stochastic_fp32
 from deploytool.results.output_parts import OutputPart
-from deploytool.spec import Model
+from deploytool.spec import Model, Range
 from deploytool.tasks.rows import DetectionRows
 
 _CASES = 4  # golden cases on which noise is measured: those with the largest noise
@@ -81,7 +81,9 @@ def measure(
     noise = noise_floor.noise(
         _supported(single, truth, rows), _supported(half, truth, rows), truth, ordered, reference, _ORDER_SHARE, parts
     )
-    noise = detection_rows.with_rows(noise, rows, single, half, truth)
+    if rows is not None:
+        swaps = [_swapped(probes, rows, inputs, reference, rounding) for rounding in (stochastic_fp32, FP16.stochastic)]
+        noise = replace(noise, rows=rows, swapped32=swaps[0], swapped16=swaps[1])
     return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
 
 
@@ -93,7 +95,8 @@ def with_bf16(measured: Noise, module: nn.Module, model: Model, inputs: Arrays, 
     truth = {name: array[noisiest] for name, array in reference.items()}
     runs = _narrow_runs(probes, cases, BF16)
     noise = noise_floor.with_bf16(measured, _supported(runs, truth, rows), truth)
-    noise = detection_rows.with_bf16_swaps(noise, runs, truth)
+    if rows is not None:
+        noise = replace(noise, swapped_bf16=_swapped(probes, rows, inputs, reference, BF16.stochastic))
     return NoiseMeasurement(noise, tuple(dict.fromkeys(probes.remarks)))
 
 
@@ -102,6 +105,18 @@ def _narrow_runs(probes: _ProbeRuns, cases: TorchInputs, narrow: NarrowRounding)
     nearest = probes.run(f"nearest {narrow.title} rounding", _run_rounded, cases, narrow.nearest)
     name = f"random {narrow.title} rounding"
     return [nearest, *(probes.run(name, _run_rounded, cases, narrow.stochastic(seed)) for seed in range(_DRAWS))]
+
+
+def _swapped(
+    probes: _ProbeRuns, rows: DetectionRows, inputs: Arrays, reference: Arrays, rounding: Callable[[int], Rounding]
+) -> float:
+    """The largest share of the rows of all golden cases that random rounding swaps.
+
+    Swaps are rare, and the noisiest cases may have none: which rows are nearly tied has nothing to do with their noise.
+    """
+    cases = _to_torch(inputs)
+    runs = [probes.run("random rounding", _run_rounded, cases, rounding(seed)) for seed in range(_DRAWS)]
+    return detection_rows.swapped(runs, reference, rows)
 
 
 def perturbed_runs(
@@ -218,6 +233,14 @@ def _answers(module: nn.Module, model: Model, inputs: TorchInputs) -> dict[str, 
     return {tensor.name: output.numpy() for tensor, output in zip(model.outputs, outputs, strict=True)}
 
 
+def _in_batches(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
+    """The answers a few cases at a time, or in the model's batch if that is fixed."""
+    batch = model.inputs[0].shape[0]
+    sizes = Range(batch, batch, batch) if isinstance(batch, int) else SMALL_BATCHES
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    return replay(lambda **feeds: _answers(module, model, _to_torch(feeds)), arrays, sizes)
+
+
 def _case_by_case(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
     """With a batch size of one, for which libraries choose other kernels, where the batch is free."""
     if isinstance(model.inputs[0].shape[0], int):
@@ -249,21 +272,16 @@ def _run_rounded(module: nn.Module, model: Model, inputs: TorchInputs, rounding:
             tensor.copy_(_apply(rounding, tensor))
     try:
         with _RoundingMode(rounding):
-            return _answers(module, model, {name: _apply(rounding, tensor) for name, tensor in inputs.items()})
+            return _in_batches(module, model, {name: _apply(rounding, tensor) for name, tensor in inputs.items()})
     finally:
         for tensor, original in originals:
             tensor.copy_(original)
 
 
 def _sequential(module: nn.Module, model: Model, inputs: TorchInputs) -> Arrays:
-    """With every sum sequential, a few cases at a time."""
-    cases = len(next(iter(inputs.values())))
+    """With every sum sequential."""
     with _SequentialMode():
-        answers = [
-            _answers(module, model, {name: tensor[start : start + _CASES] for name, tensor in inputs.items()})
-            for start in range(0, cases, _CASES)
-        ]
-    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        return _in_batches(module, model, inputs)
 
 
 class _ElementaryMode(TorchFunctionMode):
