@@ -29,6 +29,7 @@ from deploytool.results import report
 from deploytool.results.artifact import Kind
 from deploytool.results.report import Report
 from deploytool.spec import Job, Model, Options, Preprocessing, Range, Stage, Tensor
+from tests import warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a busy machine, torch's threads would wait for each other
 
@@ -193,12 +194,21 @@ def run_copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "tiny"))
 
 
+@pytest.fixture(scope="session")
+def warmed() -> Iterator[str]:
+    """The address of a process that has imported the heavy libraries, for `warm.command`."""
+    with warm.running({**os.environ, "PYTHONPATH": PYTHONPATH}) as address:
+        yield address
+
+
 @pytest.fixture
-def deploytool(tmp_path: Path) -> Command:
+def deploytool(warmed: str, tmp_path: Path) -> Command:
     """Runs the command line in a new process and an empty folder."""
 
     def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deploytool", *arguments]
+        program = ("-m", "deploytool", *arguments)
+        fresh = [sys.executable, *program]
+        command = warm.command(warmed, *program) if warm.is_able(environment) else fresh
         settings = {**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", **environment}
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
 

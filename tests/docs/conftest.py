@@ -13,10 +13,10 @@ from tests.docs.walk import Walk
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def prepared(warmed: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder with the files that the pages need, and one with the programs; tests must not change them."""
     folder, programs = tmp_path_factory.mktemp("reader"), tmp_path_factory.mktemp("programs")
-    walk.install(programs)
+    walk.install(programs, warmed)
     walk.supply(folder, programs)
     return folder, programs
 

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from deploytool.host import machine
+from tests import warm
 from tests.conftest import PYTHONPATH
 from tests.docs.pages import Block, blocks, runnable, same
 from tests.training.conftest import noise_images, write_cifar
@@ -76,11 +77,13 @@ def settings(programs: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": PYTHONPATH, "COLUMNS": "120", "NO_COLOR": "1"}
 
 
-def install(programs: Path) -> None:
-    """Puts `python` and `deploytool` into a folder."""
-    for name, words in (("python", ""), ("deploytool", "-m deploytool ")):
+def install(programs: Path, warmed: str) -> None:
+    """Puts `python` and `deploytool` into a folder; the process at `warmed` runs modules and programs (-m, -c)."""
+    fork, start = shlex.join(warm.command(warmed)), shlex.quote(sys.executable)
+    python = f'case "$1" in -m | -c) exec {fork} "$@" ;; *) exec {start} "$@" ;; esac'
+    for name, line in (("python", python), ("deploytool", f'exec {fork} -m deploytool "$@"')):
         file = programs / name
-        file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words}"$@"\n')
+        file.write_text(f"#!/bin/sh\n{line}\n")
         file.chmod(0o755)
 
 
