@@ -152,10 +152,10 @@ def _diagnosis(document: object) -> Diagnosis | None:
 
 def _add_to_page(made: FleetResult, folder: Path, run: Path) -> Path:
     """Stores the measurements beside a run and draws its page again; raises BadInput if they are of another bundle."""
-    from deploytool.report import device_results, run_data, update  # imports matplotlib
+    from deploytool.report import device_results, sources, update  # imports matplotlib
     from deploytool.results import report as reports
 
     for result in made.devices:
         if results.measurement(result.steps) is not None:
             device_results.store(run, results.measurement_path(results.path_of(result, folder)), result.device)
-    return update.refresh(reports.read(run_data.find(run)), run)
+    return update.refresh(reports.read(sources.find(run)), run)

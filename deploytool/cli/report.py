@@ -44,7 +44,7 @@ def report(
 
     Examples: deploytool report artifacts/shufflenet_g3 · deploytool report artifacts/shufflenet_g3 artifacts/mixnet_s
     """
-    from deploytool.report import device_results, json_schema, run_data, update  # imports numpy
+    from deploytool.report import device_results, json_schema, run_data, sources, update  # imports numpy
 
     if schema_ or sweep_schema:
         for line in json_schema.published(json_schema.SWEEP_FILE if sweep_schema else json_schema.FILE).splitlines():
@@ -61,7 +61,7 @@ def report(
     else:
         for result in device or ():
             device_results.store(homes[0], result)
-        written = update.refresh(reports.read(run_data.find(homes[0])), homes[0], junit)
+        written = update.refresh(reports.read(sources.find(homes[0])), homes[0], junit)
     if markdown:
         from deploytool.report import markdown as summary
 

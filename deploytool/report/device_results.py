@@ -11,10 +11,9 @@ from deploytool.device.verify import Verification
 from deploytool.diff import sides
 from deploytool.errors import BadInput
 from deploytool.host import files
+from deploytool.report import sources
 from deploytool.results.artifact import Kind
 from deploytool.spec import Stage
-
-FOLDER = "devices"
 
 
 def store(home: Path, document: Path, name: str = "") -> Path:
@@ -29,21 +28,18 @@ def store(home: Path, document: Path, name: str = "") -> Path:
             f"name the run that the bundle was packed from; the bundle of this run has digest {(digest or 'none')[:12]}"
         )
         raise BadInput(f"{document} is about another bundle (digest {result.digest[:12]})", remedy)
-    path = home / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', name or result.machine).strip('_') or 'device'}.json"
+    path = (
+        home / sources.DEVICES / f"{re.sub(r'[^A-Za-z0-9]+', '_', name or result.machine).strip('_') or 'device'}.json"
+    )
     path.parent.mkdir(exist_ok=True)
     files.publish(path, document.read_bytes())
     return path
 
 
-def stored(home: Path) -> tuple[Path, ...]:
-    """The files of all stored results."""
-    return tuple(sorted((home / FOLDER).glob("*.json")))
-
-
 def read(home: Path) -> tuple[Verification, ...]:
     """The stored results that are about the present bundle of the run."""
     digest = _bundle_digest(home)
-    results = (_read_or_none(path) for path in stored(home))
+    results = (_read_or_none(path) for path in sources.of_devices(home))
     return tuple(result for result in results if result and result.digest == digest)
 
 

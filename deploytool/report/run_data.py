@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploytool import serde
 from deploytool.benchmark import result
 from deploytool.benchmark.result import Bench
 from deploytool.data import golden
 from deploytool.device.verify import Verification
 from deploytool.errors import BadInput
 from deploytool.host import side_files
-from deploytool.report import device_results
+from deploytool.report import device_results, sources
 from deploytool.results import blame as results_blame
 from deploytool.results import receipt, report, verdict
 from deploytool.results.artifact import Kind
@@ -20,7 +19,6 @@ from deploytool.results.blame import Blame
 from deploytool.results.receipt import Receipt
 from deploytool.results.report import Report
 from deploytool.results.verdict import Conclusion
-from deploytool.run_folder import publish
 from deploytool.spec import Stage
 
 
@@ -69,21 +67,12 @@ class RunData:
         return side_files.total_size(path) if path.is_file() else None
 
 
-def find(home: Path) -> Path:
-    """The path of report.json in a run's folder, or in another folder that has one; raises BadInput if missing."""
-    publish.recover(home)
-    for path in (home / Stage.VALIDATE / Kind.REPORT.value, home / Kind.REPORT.value):
-        if path.is_file():
-            return path
-    raise BadInput(f"{home} has no report.json", "name a folder that `deploytool export` made")
-
-
 def read(home: Path, final: Path | None = None) -> RunData:
     """The data of a run; raises BadInput if it has no report of this schema version.
 
     `final` is the path that the folder will be moved to, if it is not there yet.
     """
-    written = report.read(find(home))
+    written = report.read(sources.find(home))
     found = [receipt.read(path.parent) for path in home.glob(f"*/{receipt.FILE}")]
     receipts = tuple(record for record in found if record is not None)
     blame = results_blame.read(home)
@@ -99,15 +88,6 @@ def read(home: Path, final: Path | None = None) -> RunData:
         device_results.read(home),
         home if final else None,
     )
-
-
-def sources_digest(home: Path, final: Path | None = None) -> str:
-    """A SHA-256 of all files that the page of a run is made from; `final` as in `read`."""
-    optional = (home / results_blame.FILE, home / result.FILE, *device_results.stored(home))
-    others = (*optional, *home.glob(f"*/{receipt.FILE}"))
-    paths = [path for path in (find(home), *sorted(others)) if path.is_file()]
-    digests = {path.relative_to(home).as_posix(): serde.file_digest(path) for path in paths}
-    return serde.digest(str(final or home), digests)
 
 
 def pixels(run: RunData) -> golden.Pixels | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.errors import BadInput
-from deploytool.report import run_data
+from deploytool.report import sources
 from deploytool.results.artifact import PAGE
 
 META_NAME = "deploytool-sources"  # name of the HTML meta element
@@ -17,7 +17,7 @@ _HEAD = 4096  # characters at the start of a page that contain the digest
 
 def compute(home: Path, final: Path | None = None) -> str:
     """The digest of everything that the page depends on: files and final path of the run, code of this package."""
-    return serde.digest(run_data.sources_digest(home, final), _code_digest())
+    return serde.digest(sources.digest(home, final), _code_digest())
 
 
 def is_current(home: Path, final: Path | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""Updates the page and the JUnit file of a run; imports matplotlib and jinja2 only if a page must be drawn."""
+"""Updates the page and the JUnit file of a run; imports what draws and writes them only when needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploytool.errors import StageFailed
 from deploytool.host import process, workers
-from deploytool.report import junit, stamp
+from deploytool.report import stamp
 from deploytool.results.artifact import PAGE
 from deploytool.results.report import Report
 
@@ -23,6 +23,8 @@ def refresh(report: Report, home: Path, xml: Path | None = None, *, final: Path 
     if not stamp.is_current(home, final):
         _draw(home, final or home)
     if xml is not None:
+        from deploytool.report import junit  # imports all that a page is made from
+
         junit.write(xml, report)
     return home / PAGE
 
