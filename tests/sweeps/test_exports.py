@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ from deploytool.results.artifact import Kind
 from deploytool.results.sweep import CellState
 from deploytool.spec import Precision, Stage
 from deploytool.sweeps import store
+from tests import warm
 from tests.conftest import ROOT
 
 MODEL = f"{ROOT / 'tests' / 'tiny.py'}:tiny"
 COMMON: dict[str, Any] = {"inputs": [(3, 32, 32)], "arguments": {"classes": 10}}
 
 
-def export_alone(options: list[str]) -> None:
+def export_alone(warmed: str, options: list[str]) -> None:
     """An export in a process of its own: TorchScript numbers the classes of a process."""
     shape = ["--input", "3x32x32", "--arg", "classes=10"]
-    command = [sys.executable, "-m", "deploytool", "export", MODEL, *shape, *options]
+    command = warm.command(warmed, "-m", "deploytool", "export", MODEL, *shape, *options)
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
 
 
@@ -35,7 +35,7 @@ def without_seconds(report: Path) -> Any:
 
 
 @pytest.mark.integration
-def test_the_files_of_cells_are_those_of_single_exports(tmp_path: Path) -> None:
+def test_the_files_of_cells_are_those_of_single_exports(warmed: str, tmp_path: Path) -> None:
     words: dict[str, Any] = {"precisions": ["fp32", "fp16"], "targets": ["rtx40", "rtx30"], "quick": True}
     made = deploytool.sweep([MODEL], **words, export=COMMON, out=tmp_path / "sweep", workers=1)
     assert [result.state for result in made.cells] == [CellState.PASSED] * 3
@@ -43,7 +43,7 @@ def test_the_files_of_cells_are_those_of_single_exports(tmp_path: Path) -> None:
         precision, target = result.cell.precision, result.cell.target
         home = tmp_path / "single" / f"{precision}{target}"
         options = ["--to", "onnx"] if precision is Precision.FP32 else ["--target", target]
-        export_alone([*options, "--quick", "--out", str(home)])
+        export_alone(warmed, [*options, "--quick", "--out", str(home)])
         theirs = store.digests(home)[0]
         report = f"{Stage.VALIDATE}/{Kind.REPORT.value}"  # it has the time that the build of the engine took
         assert {**result.digests, report: ""} == {**theirs, report: ""}
