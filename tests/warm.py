@@ -36,7 +36,7 @@ def running(environment: Mapping[str, str]) -> Iterator[str]:
     """Yields the address of a process that waits for commands until the block ends."""
     program = [sys.executable, "-m", "tests.warm"]
     with (
-        tempfile.TemporaryDirectory() as folder,  # the address of a socket must be short
+        tempfile.TemporaryDirectory(prefix="warm-") as folder,  # the address of a socket must be short
         subprocess.Popen(
             [*program, address := f"{folder}/warm"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as process,
