@@ -1,6 +1,7 @@
 """The releases of JetPack, the system of Jetson devices: what each contains, and what of it deploytool serves.
 
-A release fixes TensorRT, CUDA and Python together. From NVIDIA's release notes and archive pages; ONNX Runtime is the
+A release fixes TensorRT, CUDA and Python together. From NVIDIA's release notes and archive pages, 5.1.6, 6.2.2 and 6.2.3
+from what their devices report; ONNX Runtime is the
 newest version whose wheel for that Python and aarch64 is published (looked up 2026-11-30).
 """
 
@@ -61,10 +62,13 @@ RELEASES = (
     Release("5.1.3", "35.5.0", "8.5.2", "11.4", "3.8", _XAVIER_AND_ORIN),
     Release("5.1.4", "35.6.0", "8.5.2", "11.4", "3.8", _XAVIER_AND_ORIN),
     Release("5.1.5", "35.6.1", "8.5.2", "11.4", "3.8", _XAVIER_AND_ORIN),
+    Release("5.1.6", "35.6.4", "8.5.2", "11.4", "3.8", _XAVIER_AND_ORIN),
     Release("6.0", "36.3.0", "8.6.2", "12.2", "3.10", _ORIN),
     Release("6.1", "36.4.0", "10.3.0", "12.6", "3.10", _ORIN),
     Release("6.2", "36.4.3", "10.3.0", "12.6", "3.10", _ORIN),
     Release("6.2.1", "36.4.4", "10.3.0", "12.6", "3.10", _ORIN),
+    Release("6.2.2", "36.5.0", "10.3.0", "12.6", "3.10", _ORIN),
+    Release("6.2.3", "36.5.2", "10.3.0", "12.6", "3.10", _ORIN),
     Release("7.0", "38.2.0", "10.13.3", "13.0", "3.12", _THOR),
     Release("7.1", "38.4.0", "10.13.3", "13.0", "3.12", _THOR),
     Release("7.2", "39.2.0", "10.16.2", "13.2", "3.12", (*_ORIN, *_THOR)),

@@ -18,10 +18,15 @@ STATED = """
 5.1.1 35.3.1 8.5.2 11.4 3.8
 5.1.2 35.4.1 8.5.2 11.4 3.8
 5.1.3 35.5.0 8.5.2 11.4 3.8
+5.1.4 35.6.0 8.5.2 11.4 3.8
+5.1.5 35.6.1 8.5.2 11.4 3.8
+5.1.6 35.6.4 8.5.2 11.4 3.8
 6.0   36.3.0 8.6.2 12.2 3.10
 6.1   36.4.0 10.3.0 12.6 3.10
 6.2   36.4.3 10.3.0 12.6 3.10
 6.2.1 36.4.4 10.3.0 12.6 3.10
+6.2.2 36.5.0 10.3.0 12.6 3.10
+6.2.3 36.5.2 10.3.0 12.6 3.10
 7.0   38.2.0 10.13.3 13.0 3.12
 7.1   38.4.0 10.13.3 13.0 3.12
 7.2   39.2.0 10.16.2 13.2 3.12
@@ -56,6 +61,10 @@ def test_what_is_served(jetpack: str, refusal: str | None) -> None:
         ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64", "6.2"),
         ("# R36 (release), REVISION: 4.7, GCID: 1, BOARD: generic, EABI: aarch64", "6.2.1"),
         ("# R35 (release), REVISION: 4.1, GCID: 1", "5.1.2"),
+        ("# R35 (release), REVISION: 6.2, GCID: 1", "5.1.5"),
+        ("# R35 (release), REVISION: 6.4, GCID: 1", "5.1.6"),
+        ("# R36 (release), REVISION: 5.0, GCID: 43688277, BOARD: generic, EABI: aarch64", "6.2.2"),
+        ("# R36 (release), REVISION: 5.2, GCID: 46426093, BOARD: generic, EABI: aarch64", "6.2.3"),
         ("# R39 (release), REVISION: 2.1, GCID: 1", "7.2.1"),
         ("# R32 (release), REVISION: 7.1, GCID: 1", None),
         ("# R36 (release), REVISION: 2.0, GCID: 1", None),

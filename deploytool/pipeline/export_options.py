@@ -303,3 +303,5 @@ class ExportOptions(ModelOptions):
 _HINTS = get_type_hints(ExportOptions, include_extras=True)
 DECLARATIONS: Mapping[str, Declaration] = {name: get_args(hint)[1] for name, hint in _HINTS.items()}
 TYPES: Mapping[str, Any] = {name: get_args(hint)[0] for name, hint in _HINTS.items()}
+_WRITTEN = ("out", "junit")
+INPUT_PATHS = tuple(name for name, kind in TYPES.items() if Path in get_args(kind) and name not in _WRITTEN)  # are read

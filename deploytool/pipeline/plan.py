@@ -209,7 +209,7 @@ def _resolve(
         rewrite_implied=requested.rewrite is None and effort.rewrite != AUTO,
         io=Io(requested.io).precision,
         keep_fp32=checks.kept("--keep-fp32", requested.keep_fp32),
-        calibration=checks.file_or_folder(Path(requested.calibration)) if requested.calibration else None,
+        calibration=_calibration(Path(requested.calibration)) if requested.calibration else None,
         keep=checks.kept("--keep", requested.keep),
         targets=decisions,
         engines=targets_table.engines(decisions),
@@ -233,8 +233,15 @@ def _resolve(
 
 def _data(path: Path) -> Source:
     """A folder of images, or a CSV file and the images that it lists, with a digest of sizes and times."""
-    if not items.is_table(path):
-        return checks.folder(path)
+    return _table(path) if items.is_table(path) else checks.folder(path)
+
+
+def _calibration(path: Path) -> Source:
+    """The same of calibration data, which may also be a file of inputs."""
+    return _table(path) if items.is_table(path) else checks.file_or_folder(path)
+
+
+def _table(path: Path) -> Source:
     states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in items.files(path)]
     return Source(str(path), serde.digest(checks.file(path).digest, states))
 

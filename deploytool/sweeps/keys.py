@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,16 +10,20 @@ from deploytool import serde
 from deploytool.data import items
 from deploytool.errors import BadInput, DeployError
 from deploytool.host import machine
-from deploytool.loading import factory
+from deploytool.loading import factory, shards
 from deploytool.loading.hub import doors
-from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.export_options import INPUT_PATHS, ExportOptions
 from deploytool.results.sweep import Cell
 from deploytool.spec import SourceKind
 from deploytool.sweeps import serial
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxsim", "numpy")
+_LIBRARIES = (
+    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxsim", "numpy"),
+    *("openvino", "pillow", "timm", "transformers"),
+)
 _ENGINES = ("tensorrt", "tensorrt-rtx")
+_ITEMS = ("data", "calibration")  # options that may be a table of images
 CODE = "deploytool's code"  # an entry of `versions` beside the distributions
 
 
@@ -54,15 +58,20 @@ def cell_key(cell: Cell, options: ExportOptions) -> str:
 def input_paths(model: str, options: ExportOptions) -> Iterator[Path]:
     """The files and folders of the user that an export reads."""
     yield from model_files(model)
-    for value in (options.weights, options.data, options.labels, options.golden_inputs, options.cases):
-        if value is not None:
+    for name in INPUT_PATHS:
+        value = getattr(options, name)
+        if isinstance(value, (str, Path)) and str(value):
             yield Path(value)
-    if options.data is not None and items.is_table(Path(options.data)):
-        yield from items.files(Path(options.data))[1:]
+            yield from _listed(name, Path(value))
     if options.metric and ":" in options.metric:
         yield from factory.source_files(options.metric)
-    if isinstance(options.classes, (str, Path)) and options.classes:
-        yield Path(options.classes)
+
+
+def _listed(name: str, path: Path) -> Sequence[Path]:
+    """The files that a file of an option names: images of a table, shards of an index."""
+    if name in _ITEMS and items.is_table(path):
+        return items.files(path)[1:]
+    return shards.shard_files(path) if name == "weights" else ()
 
 
 def model_files(model: str) -> tuple[Path, ...]:

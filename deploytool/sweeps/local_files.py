@@ -18,6 +18,7 @@ from deploytool import serde
 from deploytool.errors import BadInput
 from deploytool.host import files, swap
 from deploytool.pipeline import runner
+from deploytool.pipeline.export_options import INPUT_PATHS
 from deploytool.serde import Json
 from deploytool.sweeps.job import MAX_BYTES, FileEntry, Job
 
@@ -25,15 +26,7 @@ PIECE_BYTES = 3 << 20  # of a file; 4 MiB as text
 ALL = "*"  # as a missing digest: the job does not list its files yet
 _CACHE = Path(".cache", "deploytool", "sweeps")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PATHS = (
-    "weights",
-    "data",
-    "labels",
-    "metric",
-    "golden_inputs",
-    "cases",
-    "classes",
-)  # the options of an export that are paths
+_PATHS = (*INPUT_PATHS, "metric")  # the options of an export that are paths
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from deploytool import serde
-from deploytool.pipeline.export_options import ExportOptions
+from deploytool.pipeline.export_options import ExportOptions, Io
 from deploytool.pipeline.recipe import FP16, ONNX
 from deploytool.results.sweep import Cell
 from deploytool.spec import AUTO, Precision, Stage
@@ -20,6 +21,10 @@ from deploytool.sweeps import keys
 FOLDER = ".shared"  # in the folder of a sweep: one run folder for each group, named by its key
 SOURCE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT)
 GRAPH = (*SOURCE, Stage.EXPORT, Stage.SIMPLIFY)
+_WITHOUT_FP16: Mapping[str, Any] = {  # options for what is made after the FP32 graph, as they are without one
+    name: getattr(ExportOptions(), name)
+    for name in ("trt", "strip_weights", "keep_fp32", "precision", "calibration", "keep", "pack")
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,12 @@ class Shares:
 
 
 def options_of(cell: Cell, shared: ExportOptions) -> ExportOptions:
-    """The options of a cell's own export, without its folder."""
-    return replace(
+    """The options of a cell's own export, without its folder; an FP32 cell has none of those for later files."""
+    options = replace(
         shared,
         weights=cell.weights or None,
         exporter=cell.exporter,
         to=ONNX if cell.precision is Precision.FP32 else FP16,
-        trt=shared.trt and cell.precision is Precision.FP16,
         targets=(cell.target,) if cell.target else (),
         batch=shared.batch if cell.batch is None else cell.batch,
         data=cell.data or None,
@@ -62,6 +66,9 @@ def options_of(cell: Cell, shared: ExportOptions) -> ExportOptions:
         out=None,
         junit=None,
     )
+    if cell.precision is Precision.FP16:
+        return options
+    return replace(options, io=Io.FP32.value if options.io == Io.FP16 else options.io, **_WITHOUT_FP16)
 
 
 def is_timed(options: ExportOptions) -> bool:
@@ -111,7 +118,7 @@ def _group(stages: Sequence[Stage], members: Sequence[Cell], shared: ExportOptio
     """The group of these cells; only FP16 cells have the TorchScript stage, so one of them stands for all."""
     cell = next((cell for cell in members if cell.precision is Precision.FP16), members[0])
     common = replace(_source(cell) if stages == SOURCE else _graph(cell), precision=cell.precision)
-    options = replace(options_of(common, shared), trt=False)
+    options = replace(options_of(common, shared), trt=False, strip_weights=False)
     key = serde.digest(list(stages), keys.cell_key(common, options))
     title = "source" if stages == SOURCE else "graph"
     return Group(key, f"{cell.model} ({title})", tuple(stages), cell.model, options)

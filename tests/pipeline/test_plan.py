@@ -121,6 +121,18 @@ def test_the_options_of_int8_reach_the_stages(tmp_path: Path) -> None:
     assert not {Stage.CALIBRATE, Stage.INT8, Stage.METRIC} & set(plan_export(TINY, ExportOptions()).recipe)
 
 
+def test_a_changed_image_of_a_table_is_other_calibration_data(tmp_path: Path) -> None:
+    table, image = tmp_path / "cases.csv", tmp_path / "1.png"
+    table.write_text("input\n1.png\n")
+    digests = set()
+    for content in (b"1", b"22"):
+        image.write_bytes(content)
+        calibration = plan_export(TINY, ExportOptions(precision="int8", calibration=table)).options.calibration
+        assert calibration is not None
+        digests.add(calibration.digest)
+    assert len(digests) == 2
+
+
 def test_fp8_calibrates_and_is_judged_as_int8_is_with_or_without_it(tmp_path: Path) -> None:
     file = tmp_path / "cases.npz"
     file.write_bytes(b"1")

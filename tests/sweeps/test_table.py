@@ -121,6 +121,26 @@ def test_cells_that_share_stages_are_grouped() -> None:
     assert not any(group.options.targets for group in graphs)
 
 
+def test_an_fp32_cell_has_no_options_for_what_comes_after_its_graph() -> None:
+    """Below [export] they hold for every cell: an export with --to onnx refuses each of them."""
+    options = ExportOptions(
+        io="fp16", keep_fp32="stem", precision="int8,bf16", calibration="c", keep="head", pack=True, trt=True, quick=True
+    )
+    words = SweepTable(models=TWO[:1], precisions=("fp32", "fp16"), targets=("orin",), quick=True)
+    wide, half = (shared.options_of(cell, options) for cell in cells(words, options))
+    assert wide == ExportOptions(to="onnx", quick=True)
+    assert (half.calibration, half.pack, half.io) == ("c", True, "fp16")
+    pixels = shared.options_of(cells(words, options)[0], ExportOptions(io="uint8"))
+    assert pixels.io == "uint8"
+
+
+def test_shared_stages_build_no_engine_whose_weights_could_be_left_out() -> None:
+    words = SweepTable(models=TWO[:1], targets=("orin", "this"), quick=True)
+    options = ExportOptions(strip_weights=True)
+    (group,) = shared.plan(cells(words, options), options).groups.values()
+    assert not group.options.strip_weights
+
+
 def test_one_cell_shares_nothing_unless_it_is_timed() -> None:
     quick = cells(SweepTable(models=TWO, quick=True), ExportOptions())
     assert not shared.plan(quick, ExportOptions()).groups
