@@ -1,8 +1,8 @@
 """The releases of JetPack, the system of Jetson devices: what each contains, and what of it deploytool serves.
 
-A release fixes TensorRT, CUDA and Python together. From NVIDIA's release notes and archive pages, 5.1.6, 6.2.2 and 6.2.3
-from what their devices report; ONNX Runtime is the
-newest version whose wheel for that Python and aarch64 is published (looked up 2026-11-30).
+A release fixes TensorRT, CUDA and Python together. From NVIDIA's release notes and archive pages, and for
+5.1.6, 6.2.2 and 6.2.3 from what devices with them report; ONNX Runtime is the newest version
+whose wheel for that Python and aarch64 is published (looked up 2026-11-30).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from deploytool.cli import console
 from deploytool.errors import BadInput, MissingBackend
 
 try:
@@ -121,7 +122,8 @@ def defaults(settings: Settings, context: typer.Context, commands: Iterable[str]
         try:
             param.process_value(context, converted)
         except typer.BadParameter as error:
-            raise BadInput(f"{location} = {value!r}: {error.message}", "see --help for valid values") from error
+            problem = f"{location} = {value!r}: {console.without_exception(error.message)}"
+            raise BadInput(problem, "see --help for valid values") from error
         values[str(param.name)] = converted
     return values
 

@@ -204,7 +204,12 @@ def usage_error(error: Any) -> None:
 
 def usage_problem(error: Any) -> str:
     """Typer's message about wrong arguments in one line, without the name of the exception that it begins with."""
-    return re.sub(r"(?<=: )Value error, ", "", " ".join(str(error.format_message()).split()))
+    return without_exception(" ".join(str(error.format_message()).split()))
+
+
+def without_exception(message: str) -> str:
+    """A message of typer without the name of an exception, which it has where a value cannot be converted."""
+    return re.sub(r"(?:^|(?<=: ))Value error, ", "", message)
 
 
 def error_document(error: DeployError | None) -> dict[str, str | int] | None:

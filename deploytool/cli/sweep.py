@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,11 +170,11 @@ def sweep(
     from deploytool.sweeps.table import SweepTable
 
     table = SweepTable(
-        models=_names(models),
-        precisions=_names(precisions),
-        exporters=_names(exporters),
-        targets=_names(targets),
-        batches=_names(batches),
+        models=_names("--models", models),
+        precisions=_names("--precisions", precisions),
+        exporters=_names("--exporters", exporters),
+        targets=_names("--targets", targets),
+        batches=_names("--batches", batches),
         weights=weights or (),
         data=data or (),
         quick=quick,
@@ -196,9 +196,11 @@ def sweep(
     return _outcome(made, out, write_results(made, out, junit))
 
 
-def _names(texts: list[str] | None) -> list[str]:
-    """The names in texts with commas."""
-    return [name for text in texts or () for name in map(str.strip, text.split(",")) if name]
+def _names(option: str, texts: list[str] | None) -> Sequence[str]:
+    """The names in texts with commas; raises BadInput if all are blank."""
+    from deploytool.pipeline import options as checks  # imports numpy
+
+    return checks.names(option, ",".join(texts)) if texts else ()
 
 
 def _outcome(made: Sweep, out: Path, page: Path) -> Outcome:

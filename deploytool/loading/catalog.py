@@ -18,6 +18,7 @@ from deploytool.spec import INPUT_OPTION, Model, Option, Preprocessing, SourceKi
 
 _SIMILARITY = 0.8  # difflib ratio; at 0.5 resnet18 matched mobilenet_v1
 _DEFINITION = "deploytool.loading.graph.definition"
+_SAVED = (".pt", ".pth", ".pt2", ".safetensors", ".ckpt", ".bin")  # files of torch, which name no model
 _MAX_STEM_BYTES = 100  # of a file name, in the name of its model
 GROUP = "deploytool.models"  # entry point group by which other packages add models; each names a sequence of Model
 
@@ -94,6 +95,8 @@ def _hint(name: str, similar: Sequence[str]) -> str:
     """The remedy for an unknown name: the factories of a file, or the closest name."""
     if name.endswith(".py"):
         return f"write FILE:FACTORY, where FACTORY returns the model: {factory.suggest_references(name)}"
+    if Path(name).suffix in _SAVED and Path(name).is_file():
+        return "weights go to --weights, and their model is FILE.py:FACTORY; a whole model can be an ONNX file"
     if similar:
         return f"did you mean {similar[0]}?"
     return "`deploytool models` lists all; a model of your own is FILE.py:FACTORY or package.module:FACTORY"

@@ -62,6 +62,7 @@ def cells(table: SweepTable, shared: ExportOptions) -> tuple[Cell, ...]:
     data = [str(folder) for folder in table.data] or [str(shared.data or "")]
     quick = table.quick or shared.quick
     rules = [_rule(text) for text in table.exclude]
+    _check_paths(table)
     if not table.models:
         raise BadInput("the sweep names no model", "write models = ['mobilenet_v1'] below [sweep], or --models NAME,…")
     for model in table.models:
@@ -81,6 +82,13 @@ def cells(table: SweepTable, shared: ExportOptions) -> tuple[Cell, ...]:
     if not made:
         raise BadInput("the sweep is empty: `exclude` leaves out every cell", "shorten `exclude`")
     return tuple(made.values())
+
+
+def _check_paths(table: SweepTable) -> None:
+    """Raises BadInput for an empty path."""
+    for word, paths in (("weights", table.weights), ("data", table.data)):
+        if not all(str(path).strip() for path in paths):
+            raise BadInput(f"`{word}` has an empty path", f"write a path, or leave `{word}` out")
 
 
 def _word(axis: str, word: str, known: Sequence[str]) -> str:

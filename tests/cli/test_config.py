@@ -87,6 +87,7 @@ def test_an_unrelated_pyproject_is_ignored(deploytool: Command, tmp_path: Path) 
         ('[export.arg]\nhead = "wide"', "[export] arg = {'head': 'wide'} is a table", 'write ["head=wide"]'),
         ("[export]\ntarget = {}", "[export] target = {} is a table", "write a list of strings"),
         ("[export]\nout = 3", "[export] out = 3 is not a path", "write a path"),
+        ('[export]\nout = "a\\u0000b"', "[export] out = 'a\\x00b': embedded null byte", "--help"),
         ("[export\n", "is not valid TOML", "correct that line"),
     ],
 )

@@ -42,6 +42,17 @@ def test_the_remedy_for_a_file_is_its_factories(tmp_path: Path) -> None:
     assert caught.value.remedy.endswith(f": {file}:FACTORY")
 
 
+def test_a_file_of_weights_is_no_model_and_the_remedy_says_where_it_goes(tmp_path: Path) -> None:
+    for name in ("w.pt", "program.pt2", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(BadInput, match="there is no model") as caught:
+            catalog.find(str(tmp_path / name))
+        assert "--weights" in caught.value.remedy
+    with pytest.raises(BadInput) as caught:
+        catalog.find("missing.pt")
+    assert "--weights" not in caught.value.remedy
+
+
 def test_the_catalog_does_not_import_torch() -> None:
     assert not {"torch", "onnx"} & modules_of("from deploytool.loading import catalog; catalog.find('mixnet_s')")
 

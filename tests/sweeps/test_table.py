@@ -82,6 +82,8 @@ def test_shared_options_are_the_defaults_of_words() -> None:
         ({"models": ("net.py:make",)}, "there is no file net.py", "check"),
         ({"models": ("net.onnx",)}, "there is no file net.onnx", "check"),
         ({"weights": ("none.pth",)}, "there is no file none.pth", "check"),
+        ({"weights": ("",)}, "`weights` has an empty path", "leave `weights` out"),
+        ({"data": (" ",)}, "`data` has an empty path", "leave `data` out"),
         ({"weights": ("other=none.pth",)}, "names no model", "choose from mixnet_s"),
     ],
 )
@@ -124,7 +126,14 @@ def test_cells_that_share_stages_are_grouped() -> None:
 def test_an_fp32_cell_has_no_options_for_what_comes_after_its_graph() -> None:
     """Below [export] they hold for every cell: an export with --to onnx refuses each of them."""
     options = ExportOptions(
-        io="fp16", keep_fp32="stem", precision="int8,bf16", calibration="c", keep="head", pack=True, trt=True, quick=True
+        io="fp16",
+        keep_fp32="stem",
+        precision="int8,bf16",
+        calibration="c",
+        keep="head",
+        pack=True,
+        trt=True,
+        quick=True,
     )
     words = SweepTable(models=TWO[:1], precisions=("fp32", "fp16"), targets=("orin",), quick=True)
     wide, half = (shared.options_of(cell, options) for cell in cells(words, options))

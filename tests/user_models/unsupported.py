@@ -127,3 +127,7 @@ def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         return torch.jit.script(nn.Linear(16, 10))
+
+
+def exported() -> nn.Module:
+    return torch.export.export(nn.Linear(16, 10), (torch.ones(2, 16),)).module()

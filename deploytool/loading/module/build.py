@@ -47,8 +47,11 @@ def build(model: Model) -> BuiltModel:
         except ImportError as error:  # an import inside the factory
             raise factory.missing_module(model.factory, error) from error
     module, removed = _unwrap(factory_result)
-    if not isinstance(module, nn.Module) or isinstance(module, torch.jit.ScriptModule):
+    if not isinstance(module, nn.Module):
         raise StageFailed(f"{model.factory} returns a {type(module).__name__}", "return a torch.nn.Module")
+    if (kind := _compiled(module)) is not None:
+        problem = f"{model.factory} returns {kind}, which has no Python code to export"
+        raise StageFailed(problem, "return the module that it was made from, or export an ONNX file of it")
     scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     if scripted:
         problem = f"torch.onnx cannot export the scripted submodule {scripted[0]}"
@@ -64,6 +67,14 @@ def build(model: Model) -> BuiltModel:
         _set_constant_size(module, constant=not any(axis > 0 for tensor in model.inputs for axis in tensor.free_axes()))
     module = pixels.taking(module, model)
     return BuiltModel(module, tuple(dict.fromkeys(f"{model.name}: {remark}" for remark in (*made, *removed))))
+
+
+def _compiled(module: nn.Module) -> str | None:
+    """What a module was compiled to, as a file of TorchScript or of torch.export has it; None for one of Python."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "TorchScript"
+    is_program = isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)  # it has no other mode
+    return "a program of torch.export" if is_program else None
 
 
 def _made(model: Model) -> tuple[Any, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from deploytool.rewrites.graph.editable import EditableGraph, attributes
 from deploytool.rewrites.graph.shapes import Shape
 
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RECURRENT = ("LSTM", "GRU", "RNN")  # multiply too, and never in INT8
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def share(counts: Mapping[str, int], int8: Collection[str], allowed: Collection[
 
 
 def count(graph: onnx.ModelProto) -> dict[str, int]:
-    """The MACs of every heavy node of an FP32 graph by name, in graph order.
+    """The MACs of every heavy node and recurrent layer of an FP32 graph by name, in graph order.
 
     A dynamic dimension, such as the batch, counts as 1; so does a node whose shapes onnx cannot infer.
     """
     editable = EditableGraph(conversion.with_names(graph))
-    return {node.name: _macs(editable, node) for node in editable.nodes if node.op_type in HEAVY}
+    return {node.name: _macs(editable, node) for node in editable.nodes if node.op_type in (*HEAVY, *_RECURRENT)}
 
 
 def _macs(graph: EditableGraph, node: NodeProto) -> int:
@@ -58,6 +59,8 @@ def _macs(graph: EditableGraph, node: NodeProto) -> int:
         return math.prod(result) * math.prod(second[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(data) * math.prod(second[1:])
+    if node.op_type in _RECURRENT:  # of weights (directions, gates, from) for inputs and for states, in each step
+        return math.prod(data[:2]) * (math.prod(second) + math.prod(_shape(graph, node.input[2])))
     depth = data[-2] if attributes(node).get("transA", 0) else data[-1]
     return math.prod(result) * depth
 

@@ -34,6 +34,16 @@ def test_macs_by_hand() -> None:
             {"w": (3, 7, 3, 3)},
             3024,
         ),
+        (
+            '(float[7,1,6] x) => (float[7,2,1,5] y) { y = LSTM<hidden_size=5, direction="bidirectional">(x, w, r) }',
+            {"w": (2, 20, 6), "r": (2, 20, 5)},
+            7 * 2 * 20 * (6 + 5),
+        ),
+        (
+            "(float[7,1,6] x) => (float[7,1,1,5] y) { y = GRU<hidden_size=5>(x, w, r) }",
+            {"w": (1, 15, 6), "r": (1, 15, 5)},
+            7 * 15 * (6 + 5),
+        ),
         ("(float[n,k] x) => (float[n,n] y) { t = Transpose(x) y = MatMul(x, t) }", {}, 1),
     ],
 )
