@@ -165,6 +165,17 @@ def quantised() -> onnx.ModelProto:
     return model(QUANTISED, {name: np.asarray(array) for name, array in steps.items()})
 
 
+def quantised_by_channel() -> onnx.ModelProto:
+    """The same with asymmetric inputs, and weights with a scale for each channel that leave their zero points out."""
+    graph = quantised()
+    for name, array in (("zero", np.uint8(100)), ("scale", np.array([0.01, 0.02, 0.015, 0.005], np.float32))):
+        (weight,) = (each for each in graph.graph.initializer if each.name == name)
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.asarray(array), name))
+    (product,) = (node for node in graph.graph.node if node.op_type == "MatMul")
+    product.op_type = "Gemm"
+    return graph
+
+
 def recurrent() -> onnx.ModelProto:
     """The last state of an LSTM."""
     return model(RECURRENT, weights(w=(1, 20, 4), r=(1, 20, 5), b=(1, 40)))

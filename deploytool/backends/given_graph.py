@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from deploytool.backends import onnxruntime
 from deploytool.backends.onnxruntime import fingerprint
 from deploytool.backends.session import Array, Session, in_batches
+from deploytool.host import machine
 from deploytool.loading import weights_file
 from deploytool.loading.graph import definition, layout
+from deploytool.rewrites.graph import storage, weights, zero_points
 from deploytool.spec import Model
 
 __all__ = ["fingerprint", "start"]
@@ -25,7 +27,7 @@ def start(path: Path, device: str = "cpu", threads: int = 0) -> Iterator[Session
     model = weights_file.definition(path)
     assert model.given is not None
     names = dict(zip(definition.output_names(model), model.given.outputs, strict=True))
-    with onnxruntime.start(Path(model.factory).resolve(), device, threads, batch_first=False) as session:
+    with _session(Path(model.factory).resolve(), device, threads) as session:
         given = _given_inputs(model)
 
         def call(**inputs: Array) -> dict[str, Array]:
@@ -34,6 +36,19 @@ def start(path: Path, device: str = "cpu", threads: int = 0) -> Iterator[Session
             return {name: layout.from_file(place, results[place.name]) for name, place in places.items()}
 
         yield in_batches(call, model.inputs[0].shape[:1])
+
+
+def _session(file: Path, device: str, threads: int) -> AbstractContextManager[Session]:
+    """Loads the file itself, and where its weights would lose their zero points the same graph that states them."""
+    if machine.saturates_int8():
+        loaded = storage.load(file)
+        stated = zero_points.written(loaded)
+        if stated is not loaded:
+            parts = weights.session_parts(stated)
+            return onnxruntime.start(
+                parts.message, device, threads, batch_first=False, weights=parts.arrays, folder=parts.folder
+            )
+    return onnxruntime.start(file, device, threads, batch_first=False)
 
 
 def _given_inputs(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:

@@ -39,8 +39,8 @@ from deploytool.precision.int8 import (
     unquantised,
 )
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
-from deploytool.precision.int8.macs import Int8Share
 from deploytool.precision.int8.placement.fused import Fuses
+from deploytool.precision.int8.refusals import Refusal
 from deploytool.precision.int8.selection import Selected
 from deploytool.results.artifact import (
     ANSWERS,
@@ -58,7 +58,7 @@ from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
 from deploytool.results.int8_forms import Form, cpu_form
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
-from deploytool.spec import AUTO, Job, Model, Stage, Task
+from deploytool.spec import AUTO, Job, Model, Precision, Stage, Task
 
 _CASES = 128  # calibration cases in memory: those on which layers to keep are judged
 _COMPARED = 32  # of them, those on which ways to calibrate are compared
@@ -147,13 +147,29 @@ def _as_given(graph: Path, out: Path, inputs: StageInputs) -> Notes:
     error = selection.error(selection.results(given, [sample], names), selection.results(base, [sample], names))
     storage.save(given, out)
     allowed = quantize.candidates(base, cpu_form())
-    share = _share(base, given, allowed)
+    share = macs.share(macs.count(base), macs.in_graph(given), allowed)
+    refused = refusals.refusals(given)
+    if not share.int8:
+        raise _nothing_given(refused)
     described = Int8Graph(out.name, AS_GIVEN, OWN_RANGES, False, False, error, share.of_allowed, share.of_all)
     described = replace(described, in_kernels=_in_kernels(out, allowed, base, given))
-    refused = refusals.refusals(given)
     remarks = [f"TensorRT does not take the graph: {refused[0].sentence}"] if refused else []
     result = Int8(cases=0, graphs=(described,), noisiest=quantization.noisiest(base, given, sample))
     return {"int8": serde.encode(result), "remarks": remarks}
+
+
+def _nothing_given(refused: Sequence[Refusal]) -> StageFailed:
+    """The error for a given graph without a product of two dequantised values, which alone can be judged."""
+    integer = next((each for each in refused if each.form is refusals.Form.INTEGER_OPERATOR), None)
+    if integer is None:
+        problem = "no convolution or product of the given graph has Q/DQ nodes at its input and its weights"
+        return StageFailed(problem, f"leave out --precision {Precision.INT8}: nothing of the graph is INT8")
+    problem = (
+        f"the given graph is quantised with integer operators, such as {integer.operator}, and not with Q/DQ nodes"
+    )
+    return StageFailed(
+        problem, "quantise it again in the form QDQ, such as quantize_static(quant_format=QuantFormat.QDQ)"
+    )
 
 
 def _findings(chosen: Selected, cases: Sequence[Arrays], inputs: StageInputs) -> list[str]:
@@ -224,14 +240,9 @@ def _described(path: Path, form: Form, fuses: Fuses, chosen: Selected) -> Int8Gr
     """What is known of the INT8 graph in a file; raises StageFailed if nothing of it is INT8."""
     base, trial = chosen.base.graph, chosen.trial
     allowed = quantize.candidates(base, form, fuses)
-    share, run = _share(base, chosen.graph, allowed), _in_kernels(path, allowed, base, chosen.graph)
-    how = trial.method, trial.equalised, trial.corrected, trial.error
-    return Int8Graph(path.name, form, *how, share.of_allowed, share.of_all, run)
-
-
-def _share(base: onnx.ModelProto, quantized: onnx.ModelProto, allowed: Sequence[str]) -> Int8Share:
-    """What of the multiply-accumulates is INT8; raises StageFailed if none is."""
-    share = macs.share(macs.count(base), macs.in_graph(quantized), allowed)
+    run = _in_kernels(path, allowed, base, chosen.graph)
+    share = macs.share(macs.count(base), macs.in_graph(chosen.graph), allowed)
     if not share.int8:
         raise StageFailed("no convolution or product is INT8", f"leave --keep out, or deploy the {Stage.FP16} graph")
-    return share
+    how = trial.method, trial.equalised, trial.corrected, trial.error
+    return Int8Graph(path.name, form, *how, share.of_allowed, share.of_all, run)

@@ -218,8 +218,13 @@ def test_an_fp16_file_is_exported_as_the_same_graph_in_fp32(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("make", "shape"),
-    [(given_graphs.quantised, (3, 8)), (given_graphs.recurrent, (3, 6, 4)), (given_graphs.repeat, (3, 4))],
-    ids=["qdq", "lstm", "loop"],
+    [
+        (given_graphs.quantised, (3, 8)),
+        (given_graphs.quantised_by_channel, (3, 8)),
+        (given_graphs.recurrent, (3, 6, 4)),
+        (given_graphs.repeat, (3, 4)),
+    ],
+    ids=["qdq", "qdq by channel", "lstm", "loop"],
 )
 def test_quantised_recurrent_and_looping_graphs_pass(
     make: Callable[[], onnx.ModelProto], shape: tuple[int, ...], tmp_path: Path
