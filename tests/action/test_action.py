@@ -27,6 +27,7 @@ class Job:
     inputs: Mapping[str, str]
     outputs: dict[str, str] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
+    programs: Path = ROOT / ".venv" / "bin"
 
     @property
     def summary(self) -> str:
@@ -63,7 +64,7 @@ class Job:
         outputs.write_text("")
         environment = {
             **os.environ,
-            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
             "GITHUB_OUTPUT": str(outputs),
             "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md"),
             "RUNNER_TEMP": str(temporary),
@@ -82,6 +83,78 @@ def job(folder: Path, **inputs: str) -> Job:
     folder.mkdir(exist_ok=True)
     defaults = {name: str(value.get("default", "")) for name, value in ACTION["inputs"].items()}
     return Job(folder, {**defaults, "package": "", "model": MODEL, "options": "--quick\n--to onnx\n", **inputs})
+
+
+FAKE = """#!/bin/bash
+printf '%s\\0' "${0##*/}" "$@" >> "$CALLS"; printf '\\n' >> "$CALLS"
+[[ ${0##*/} != deploytool || $2 == --help || -n $FAILS ]] || { [[ $1 != export ]] || touch "$GIVEN_OUT.xml"; }
+exit "${FAILS:-0}"
+"""  # stands for deploytool and for Python: notes how it was called, and as export writes a report unless it FAILS
+
+
+def calls(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: int = 0, **inputs: str) -> tuple[int, list[list[str]]]:
+    """The exit code of a job with stand-ins for programs, and how they were called."""
+    made = job(folder / "job", **inputs)
+    made.programs = folder / "programs"
+    made.programs.mkdir()
+    for name in ("deploytool", "python"):
+        (made.programs / name).write_text(FAKE)
+        (made.programs / name).chmod(0o755)
+    monkeypatch.setenv("CALLS", str(folder / "calls"))
+    monkeypatch.setenv("FAILS", str(fails or ""))
+    monkeypatch.setenv("GIVEN_OUT", made.inputs["out"])
+    code = made.run()
+    assert not [path.name for path in made.folder.iterdir() if path.name.startswith("touched")]
+    return code, [line.split("\0")[:-1] for line in (folder / "calls").read_text().split("\n")[:-1]]
+
+
+def test_options_keep_their_spaces_and_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["--data my photos", '--labels "my labels.csv"', "--classes=the names.txt", "", "  --quick  "]
+    lines += ["--arg name='$(touch touched)'", "--size H=1:2:3", "--metric `touch touched`"]
+    code, (export, *_) = calls(tmp_path, monkeypatch, model="$(touch touched).py:make", options="\r\n".join(lines))
+    assert code == 0
+    assert export == [
+        *("deploytool", "export", "--data", "my photos", "--labels", "my labels.csv", "--classes", "the names.txt"),
+        *("--quick", "--arg", "name='$(touch touched)'", "--size", "H=1:2:3", "--metric", "`touch touched`"),
+        *("--out", "artifacts/run", "--junit", "artifacts/run.xml", "--", "$(touch touched).py:make"),
+    ]
+
+
+def test_an_export_that_makes_nothing_ends_with_its_code_and_a_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, made = calls(tmp_path, monkeypatch, fails=2)
+    assert (code, [call[1] for call in made]) == (2, ["export"])
+    assert (tmp_path / "job" / "summary.md").read_text() == "The export ended without a report: see its log.\n"
+
+
+def test_an_export_without_a_report_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calls(tmp_path, monkeypatch, options="--help")[0] == 1
+
+
+def test_packages_and_budgets_are_one_on_each_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, made = calls(
+        tmp_path,
+        monkeypatch,
+        package=" \n a[cpu]\r\n  b == 1 \n",
+        baseline="my base",
+        budgets=" parity>2x\r\n\nsize>+5%",
+    )
+    assert code == 0
+    assert made[0] == ["python", "-m", "pip", "install", "--quiet", "a[cpu]", "b == 1"]
+    assert made[2] == [
+        "deploytool",
+        "diff",
+        "--fail-if=parity>2x",
+        "--fail-if=size>+5%",
+        "--",
+        "my base",
+        "artifacts/run",
+    ]
+
+
+def test_a_blank_list_of_packages_installs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert calls(tmp_path, monkeypatch, package=" \n\t\n")[1][0][1] == "export"
 
 
 @pytest.fixture(scope="module")

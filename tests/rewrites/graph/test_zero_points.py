@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 
@@ -12,13 +13,16 @@ from tests import given_graphs
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 
 
-def answers(graph: onnx.ModelProto, *, exact: bool) -> np.ndarray:
+def answers(graph: onnx.ModelProto, *, exact: bool) -> npt.NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     else:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options).run(None, {"x": X})[0]
+    found: list[npt.NDArray[np.float32]] = onnxruntime.InferenceSession(graph.SerializeToString(), options).run(
+        None, {"x": X}
+    )
+    return found[0]
 
 
 def test_a_graph_with_them_runs_without_saturation_and_computes_the_same() -> None:
@@ -27,7 +31,8 @@ def test_a_graph_with_them_runs_without_saturation_and_computes_the_same() -> No
     onnx.checker.check_model(written)
     table = next(node for node in written.graph.node if node.input[0] == "table")
     held = {weight.name: onnx.numpy_helper.to_array(weight) for weight in written.graph.initializer}
-    assert (held[table.input[2]].dtype, held[table.input[2]].tolist()) == (np.int8, [0, 0, 0, 0])
+    zero = held[table.input[2]]
+    assert (zero.dtype.name, zero.tolist()) == ("int8", [0, 0, 0, 0])
     np.testing.assert_array_equal(answers(written, exact=False), answers(given, exact=False))
     np.testing.assert_allclose(answers(written, exact=True), answers(given, exact=False), atol=1e-5)
 
