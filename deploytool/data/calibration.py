@@ -39,7 +39,10 @@ def read(path: Path, model: Model, sizes: Mapping[str, Range], most: int = MOST,
 
     `seed` determines which are taken of more than `most`. Raises BadInput if it cannot be read.
     """
-    if path.suffix != _INPUTS:
+    if path.suffix.lower() != _INPUTS:
+        if path.is_file() and not items.is_table(path):
+            problem = f"{path} is neither a folder of pictures nor a file of inputs (.npz)"
+            raise BadInput(problem, "give the folder that it is in, or numpy.savez(FILE, NAME=array)")
         return _pictures(path, model, sizes, most, seed)
     return _cases(inputs_file.read(path, model.inputs, sizes, most))
 

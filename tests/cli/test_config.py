@@ -177,3 +177,11 @@ def test_a_file_of_another_user_is_ignored(tmp_path: Path, monkeypatch: pytest.M
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     assert not config._is_ours(path)
+
+
+@pytest.mark.parametrize("word", ["models", "precisions", "exporters", "targets", "batches"])
+def test_a_word_of_a_sweep_without_a_name_is_refused(command_line: Command, tmp_path: Path, word: str) -> None:
+    words = {"models": '"mixnet_s"', word: '["", " "]'}
+    (tmp_path / "t.toml").write_text("[sweep]\n" + "".join(f"{name} = {value}\n" for name, value in words.items()))
+    done = command_line("sweep", "--config", "t.toml")
+    assert (done.returncode, f"--{word}" in done.stderr, "contains no name" in done.stderr) == (2, True, True)

@@ -103,6 +103,11 @@ def test_pictures_for_a_model_without_an_image_are_refused(folder: Path) -> None
         calibration.read(folder, tokens, {})
 
 
+def test_one_picture_is_no_calibration_data(folder: Path) -> None:
+    with pytest.raises(BadInput, match=r"00\.png is neither a folder of pictures nor a file of inputs \(\.npz\)"):
+        calibration.read(folder / "00.png", MODEL, {})
+
+
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nothing here"):
         calibration.read(tmp_path / "nothing here", MODEL, {})
