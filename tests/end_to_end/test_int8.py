@@ -194,6 +194,36 @@ def test_a_given_quantised_graph_is_judged_as_it_is(trained: Path, tmp_path: Pat
     assert any(line.startswith("int8: TensorRT does not take the graph") for line in run.report.remarks)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "problem", "remedy"),
+    [
+        (
+            "q = QuantizeLinear(x, s, z) m = QLinearMatMul(q, s, z, w, s, o, s, z) y = DequantizeLinear(m, s, z)",
+            "is quantised with integer operators, such as QLinearMatMul, and not with Q/DQ nodes",
+            "QuantFormat.QDQ",
+        ),
+        (
+            "d = DequantizeLinear(w, s, o) r = Relu(d) y = MatMul(x, r)",
+            "has Q/DQ nodes at its input and its weights",
+            "leave out",
+        ),
+    ],
+    ids=["integer operators", "weights alone"],
+)
+def test_a_given_graph_without_a_product_between_its_nodes_is_not_judged(
+    nodes: str, problem: str, remedy: str, tmp_path: Path
+) -> None:
+    values = "s = Constant<value = float {0.05}>() z = Constant<value = uint8 {100}>() o = Constant<value = int8 {0}>()"
+    text = f'<ir_version: 8, opset_import: ["": 18]> g (float[batch,8] x) => (float[batch,4] y) {{ {values} {nodes} }}'
+    graph = onnx.parser.parse_model(text)
+    codes = np.random.default_rng(0).integers(-100, 100, (8, 4)).astype(np.int8)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(codes, "w"))
+    onnx.save(graph, tmp_path / "net.onnx")
+    with pytest.raises(StageFailed, match=problem) as caught:
+        api.export(str(tmp_path / "net.onnx"), quick=True, precision="int8", task="embed", out=tmp_path / "run")
+    assert remedy in caught.value.remedy
+
+
 def test_a_given_quantised_graph_has_its_own_ranges(trained: Path, calibration: Path) -> None:
     with pytest.raises(BadInput, match="is quantised already and is judged as it is, so --calibration does not apply"):
         api.export(str(trained), quick=True, precision="int8", calibration=calibration)
