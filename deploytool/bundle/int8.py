@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploytool import runtimes
 from deploytool.host import machine
 from deploytool.results.int8_forms import Form
 from deploytool.results.report import Gain, Limits
-from deploytool.spec import StrEnum
+from deploytool.spec import ADDED, StrEnum
 
 X86_FEATURES: Mapping[Form, tuple[str, ...]] = {
     Form.U8S8: machine.VNNI,
@@ -20,11 +20,21 @@ X86_FEATURES: Mapping[Form, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Int8Corner:
+    """What proves an INT8 graph at a corner: the file of the cases there, that of its answers, and its limits."""
+
+    cases: str
+    answers: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class Int8Graph:
     """An INT8 graph of a bundle: its path and form, and what proves it on a device.
 
     An x86 processor needs one of `x86_features`, if there are any. `answers` is the file of the golden answers as
-    quantised, with exact sums of integers, and `limits` is how far kernels may be from these.
+    quantised, with exact sums of integers, and `limits` is how far kernels may be from these. `corners` has the same
+    for each file of cases of other sizes.
     """
 
     path: str
@@ -32,6 +42,17 @@ class Int8Graph:
     x86_features: tuple[str, ...]
     answers: str
     limits: Limits
+    corners: tuple[Int8Corner, ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of all answers, and those of the cases that the corners are about."""
+        return (self.answers, *(path for corner in self.corners for path in (corner.cases, corner.answers)))
+
+    @property
+    def all_limits(self) -> tuple[Limits, ...]:
+        """The limits of the golden answers and of those at each corner."""
+        return (self.limits, *(corner.limits for corner in self.corners))
 
     def refusal(self, processor: str, features: Collection[str]) -> str | None:
         """Why a processor with these features does not take the graph; None if it does."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploytool import serde
 from deploytool.bundle import int8_choice
-from deploytool.bundle.int8 import X86_FEATURES, Choice, Int8Graph, Why
+from deploytool.bundle.int8 import X86_FEATURES, Choice, Int8Corner, Int8Graph, Why
 from deploytool.bundle.manifest import Graph
 from deploytool.data import golden
 from deploytool.results.artifact import ANSWERS, ENGINE_GRAPH, LIMITS, OPENVINO_GRAPH, Artifact, Kind
@@ -27,6 +27,8 @@ _ANSWERS: Mapping[str, str] = {
 }  # golden answers as quantised, by the file of the graph in the run
 _STANDARD = ("", "ai.onnx")  # domains of the standard operators
 
+CornerAnswers = Callable[[str], Iterable[Int8Corner]]  # by the file of the graph in the run
+
 
 @dataclass(frozen=True)
 class Int8Files:
@@ -44,10 +46,11 @@ def graph_entry(source: Path, path: str, precision: Precision, io: Precision = P
     return Graph(path, precision, io, written.ir_version, opset)
 
 
-def write(folder: Path, path: str, artifact: Artifact, result: Report, cases: int) -> Int8Files:
+def write(folder: Path, path: str, artifact: Artifact, result: Report, cases: int, corners: CornerAnswers) -> Int8Files:
     """Writes the INT8 graphs that the report allows: those that a runtime is to have, to `path` the one for any.
 
-    The one for engines is written if it is not worse as quantised. `cases` is the number of golden cases.
+    The one for engines is written if it is not worse as quantised. `cases` is the number of golden cases;
+    `corners` copies the answers of a graph at the corners.
     """
     limits = serde.decode(dict[str, Limits], artifact.notes.get(LIMITS, {}))
     forms = {graph.file: graph.form for graph in serde.decode(Int8, artifact.notes["int8"]).graphs}
@@ -65,7 +68,7 @@ def write(folder: Path, path: str, artifact: Artifact, result: Report, cases: in
         recorded, answers = golden.read_answers(source.with_name(ANSWERS[file])), _ANSWERS[file]
         golden.write_answers(folder / answers, {name: array[:cases] for name, array in recorded.items()})
         graphs.append(graph_entry(source, to, Precision.INT8))
-        int8.append(Int8Graph(to, form, X86_FEATURES[form], answers, limits[file]))
+        int8.append(Int8Graph(to, form, X86_FEATURES[form], answers, limits[file], tuple(corners(file))))
     own = {name: _of_bundle(each, packed) for name, each in choices.items()}
     return Int8Files(tuple(graphs), tuple(int8), own)
 

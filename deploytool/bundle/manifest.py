@@ -5,24 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
 from deploytool import runtimes, serde
 from deploytool.builder_settings import UNSET, BuilderSettings
+from deploytool.bundle import corners, value_checks
+from deploytool.bundle.corners import Corner
 from deploytool.bundle.int8 import Choice, Int8Graph
 from deploytool.data import preprocess
 from deploytool.errors import Refused
 from deploytool.host import files
 from deploytool.results.int8_forms import Form
-from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.spec import ADDED, BATCH, Decision, Decoding, Option, Precision, Preprocessing, Range, Task, Tensor
 
 SCHEMA = "deploytool.bundle/4"
 NARROW_SCHEMA = "deploytool.bundle/5"  # of a bundle with INT8 or BF16: older versions of deploytool name it and refuse
+CORNERS_SCHEMA = "deploytool.bundle/6"  # of one with corners, in any precision
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
 TOOL_FOLDER = "tool"  # deploytool itself, in a bundle that was packed with it
 UNLISTED_FILES = (MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE)  # itself, its signature, the record of omitted engines
@@ -141,7 +143,8 @@ class Manifest:
     nobody said so; `decoding` is for detectors. `best` is the path of the FP32 graph that is fastest in a runtime, by
     the runtime's name; a runtime that it does not name has the first FP32 graph. `int8` has one entry for each INT8
     graph, and `int8_for` says for each runtime whether it gets INT8; a runtime that it does not name gets none. `tool`
-    are the wheels of deploytool and of what it needs, with their installer; none unless they were asked for.
+    are the wheels of deploytool and of what it needs, with their installer; none unless they were asked for. A device
+    compares the model with the source at each of the `corners`.
     """
 
     schema: str
@@ -168,6 +171,7 @@ class Manifest:
     int8: tuple[Int8Graph, ...] = field(default=(), metadata=ADDED)
     int8_for: Mapping[str, Choice] = field(default_factory=dict, metadata=ADDED)
     tool: tuple[File, ...] = field(default=(), metadata=ADDED)
+    corners: tuple[Corner, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ def parse_manifest(manifest: bytes, folder: Path) -> Manifest:
     try:
         data = serde.loads(manifest)
         schema = data.get("schema") if isinstance(data, Mapping) else None
-        if isinstance(schema, str) and schema not in (SCHEMA, NARROW_SCHEMA):
+        if isinstance(schema, str) and schema not in (SCHEMA, NARROW_SCHEMA, CORNERS_SCHEMA):
             text = f"{folder} is a bundle of another schema: {schema[:60]!r}"
             raise Refused(text, "use the version of deploytool that made it")
         parsed = serde.decode(Manifest, data)
@@ -267,7 +271,7 @@ def _problem(manifest: Manifest) -> str | None:
     graphs = [graph.path for graph in manifest.graphs]
     further = [path for each in manifest.golden.further for path in each.images]
     referenced = (*graphs, manifest.golden.path, manifest.recipe, *manifest.golden.images, *further)
-    referenced += tuple(graph.answers for graph in manifest.int8)
+    referenced += tuple(path for graph in manifest.int8 for path in graph.files)
     if not manifest.graphs:
         return "it has no graph"
     if not all(graph.memory_mib is None or 0 < graph.memory_mib <= MAX_MEMORY_MIB for graph in manifest.graphs):
@@ -297,16 +301,18 @@ def _problem(manifest: Manifest) -> str | None:
     return _model_problem(manifest)
 
 
-def schema_of(graphs: Iterable[Graph], engines: Iterable[Engine]) -> str:
-    """The schema of a bundle of these: the older one if all of them are in FP32 or FP16."""
+def schema_of(graphs: Iterable[Graph], engines: Iterable[Engine], stated: Sequence[Corner]) -> str:
+    """The schema of a bundle of these: the oldest one that has all of them."""
+    if stated:
+        return CORNERS_SCHEMA
     precisions = {graph.precision for graph in graphs} | {engine.precision for engine in engines}
     return SCHEMA if precisions <= {Precision.FP32, Precision.FP16} else NARROW_SCHEMA
 
 
 def _narrow_problem(manifest: Manifest) -> str | None:
     """The first problem in what the manifest says of INT8 and BF16; None if it is valid, or says nothing of them."""
-    if manifest.schema != schema_of(manifest.graphs, manifest.engines):
-        return "its schema is that of bundles of other precisions"
+    if manifest.schema != schema_of(manifest.graphs, manifest.engines, manifest.corners):
+        return "its schema is that of other bundles"
     graphs = [graph.path for graph in manifest.graphs if graph.precision is Precision.INT8]
     if sorted(graphs) != sorted(graph.path for graph in manifest.int8):
         return "an INT8 graph has no golden answers"
@@ -328,36 +334,23 @@ def _model_problem(manifest: Manifest) -> str | None:
         return "a dynamic dimension has no valid range"
     if not manifest.inputs or not manifest.outputs:
         return "it has no inputs or no outputs"
+    listed = {file.path for file in manifest.files}
+    if problem := corners.problem(manifest.corners, manifest.free, listed, MAX_MEMORY_MIB):
+        return problem
     if not preprocess.is_valid(manifest.preprocessing):
         return "its preprocessing is invalid"
-    if not _is_valid_decoding(manifest.decoding):
+    if not value_checks.is_valid_decoding(manifest.decoding):
         return "its decoding of boxes is invalid"
     if not all(name.isprintable() for name in manifest.classes):
         return "the name of a class is not printable"
     precisions = {graph.precision for graph in manifest.graphs} | {engine.precision for engine in manifest.engines}
     if not precisions - {Precision.INT8} <= set(manifest.tolerances):
         return "a precision has no tolerance"
-    limits = (*manifest.tolerances.values(), *(graph.limits for graph in manifest.int8))
+    stated = (manifest.tolerances, *(corner.limits for corner in manifest.corners))
+    limits = [each for tolerances in stated for each in tolerances.values()]
+    limits += [each for graph in manifest.int8 for each in graph.all_limits]
     parts = [limit.part for each in limits for limit in each.parts]
-    return None if all(_is_valid_part(part) for part in parts) else "a part of an output is invalid"
-
-
-def _is_valid_decoding(decoding: Decoding) -> bool:
-    """Whether all values of the decoding are known or in range."""
-    return (
-        decoding.boxes in ("xyxy", "xywh", "cxcywh")
-        and decoding.activation in ("none", "sigmoid", "softmax")
-        and decoding.background in ("none", "first", "last")
-        and 0 <= decoding.threshold <= 1
-        and 0 <= decoding.nms <= 1
-        and 0 < decoding.top < 1 << 31
-    )
-
-
-def _is_valid_part(part: OutputPart) -> bool:
-    """Whether the channels of a part lie within the output."""
-    inside = all(0 <= start < stop <= part.size for start, stop in part.spans)
-    return inside and 0 <= part.axis < 64 and bool(part.spans) == bool(part.axis)
+    return None if all(value_checks.is_valid_part(part) for part in parts) else "a part of an output is invalid"
 
 
 def is_digest(text: str) -> bool:

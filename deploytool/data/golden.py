@@ -169,9 +169,9 @@ def write_bf16(path: Path, noise: Noise, ties: Arrays) -> None:
 def with_bf16(sample: Golden, path: Path) -> Golden:
     """The sample with the noise and the ties that `write_bf16` wrote; raises BadInput if the file holds none."""
     try:
-        with path.open("rb") as opened, _loaded(opened) as file:
+        with path.open("rb") as opened, loaded(opened) as file:
             noise = serde.decode(Noise, serde.loads(str(file["noise"])))
-            return replace(sample, noise=noise, ties_bf16=_group(file, _TIES_BF16))
+            return replace(sample, noise=noise, ties_bf16=arrays_of(file, _TIES_BF16))
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -186,8 +186,8 @@ def write_cases(path: Path, pixels: npt.NDArray[np.uint8], inputs: Arrays) -> No
 def read_cases(path: Path) -> tuple[npt.NDArray[np.uint8], Arrays]:
     """The pixels and inputs of a file of cases; raises BadInput if it holds none."""
     try:
-        with path.open("rb") as opened, _loaded(opened) as file:
-            return file["pixels"], _group(file, "input")
+        with path.open("rb") as opened, loaded(opened) as file:
+            return file["pixels"], arrays_of(file, "input")
     except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise BadInput(
             f"{path} holds no golden cases: {error}", "give the file that `deploytool faults` made"
@@ -209,8 +209,8 @@ def read_answers(path: Path) -> Arrays:
 def parse_answers(opened: BinaryIO, path: Path) -> Arrays:
     """The answers in an open file that `write_answers` wrote; raises BadInput if it holds none."""
     try:
-        with _loaded(opened) as file:
-            return _group(file, "output")
+        with loaded(opened) as file:
+            return arrays_of(file, "output")
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -227,14 +227,14 @@ def read(path: Path) -> Golden:
 def parse(opened: BinaryIO, path: Path) -> Golden:
     """The sample in an open file, named `path` in errors; raises BadInput if it holds none."""
     try:
-        with _loaded(opened) as file:
-            inputs, outputs, reference = (_group(file, group) for group in ("input", "output", "reference"))
+        with loaded(opened) as file:
+            inputs, outputs, reference = (arrays_of(file, group) for group in ("input", "output", "reference"))
             preprocessing = serde.decode(Preprocessing, serde.loads(str(file["preprocessing"])))
             noise = serde.decode(Noise, serde.loads(str(file["noise"])))
             edge_names = serde.decode(_Edges, serde.loads(str(file["edges"]))) if "edges" in file else ()
             edges = tuple(_edge(file, number, *each) for number, each in enumerate(edge_names))
             parts = (inputs, outputs, reference, file["labels"], preprocessing, noise, edges)
-            grouped = (_group(file, group) for group in ("ties32", "ties16", _FURTHER, _TIES_BF16))
+            grouped = (arrays_of(file, group) for group in ("ties32", "ties16", _FURTHER, _TIES_BF16))
             return Golden(file["pixels"], *parts, *grouped)
     except Exception as error:  # numpy and zipfile raise many types, depending on the damage
         raise _no_sample(path, error) from error
@@ -243,7 +243,7 @@ def parse(opened: BinaryIO, path: Path) -> Golden:
 def pixels(path: Path) -> Pixels:
     """The images of a sample, without reading the rest; raises BadInput if the file holds none."""
     try:
-        with path.open("rb") as opened, _loaded(opened) as file:
+        with path.open("rb") as opened, loaded(opened) as file:
             array: Pixels = file["pixels"]
             return array
     except Exception as error:
@@ -253,8 +253,8 @@ def pixels(path: Path) -> Pixels:
 def outputs(path: Path) -> Arrays:
     """The FP32 answers of a sample, without reading the rest; raises BadInput if the file holds none."""
     try:
-        with path.open("rb") as opened, _loaded(opened) as file:
-            return _group(file, "output")
+        with path.open("rb") as opened, loaded(opened) as file:
+            return arrays_of(file, "output")
     except Exception as error:
         raise _no_sample(path, error) from error
 
@@ -264,7 +264,7 @@ def _no_sample(path: Path, error: Exception) -> BadInput:
     return BadInput(f"{path} is not a golden sample: {reason}", "export again to record a new one")
 
 
-def _loaded(opened: BinaryIO) -> NpzFile:
+def loaded(opened: BinaryIO) -> NpzFile:
     """The uncompressed arrays of a file written by `numpy.savez`.
 
     The sizes that it declares must not exceed its length, so that reading takes no more memory than the file has bytes.
@@ -302,9 +302,12 @@ def first_cases(sample: Golden, count: int) -> Golden:
 
 
 def _edge(file: Arrays, number: int, name: str, natural: bool) -> Edge:
-    inputs, outputs, reference = (_group(file, f"edge {number} {group}") for group in ("input", "output", "reference"))
+    inputs, outputs, reference = (
+        arrays_of(file, f"edge {number} {group}") for group in ("input", "output", "reference")
+    )
     return Edge(name, natural, inputs, outputs, reference)
 
 
-def _group(file: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:
+def arrays_of(file: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a group in a file, by the name that follows that of the group."""
     return {name.partition(".")[2]: file[name] for name in file if name.partition(".")[0] == group}

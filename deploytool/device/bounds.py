@@ -20,8 +20,10 @@ _SMALLEST_GRAPH = (  # y = x, as ONNX: a session of it starts as many threads as
 
 
 @contextmanager
-def bounded(candidate: Candidate) -> Iterator[None]:
+def bounded(candidate: Candidate, at_least_mib: int = 0) -> Iterator[None]:
     """Limits this process to the memory of an empty session plus what the manifest states for a candidate.
+
+    A part of what is run there may need `at_least_mib`, as the manifest states too.
 
     No limit is set on a GPU, nor where the manifest states no memory; the limit of the child process then holds alone.
     Raises ChildDied if the body needs more, and ResourceExhausted if the machine itself has less available.
@@ -29,7 +31,8 @@ def bounded(candidate: Candidate) -> Iterator[None]:
     if candidate.memory_mib is None or candidate.device != "cpu":
         yield
         return
-    allowed, available = candidate.memory_mib * _MEBIBYTE, memory.available_bytes()
+    stated = max(candidate.memory_mib, at_least_mib)
+    allowed, available = stated * _MEBIBYTE, memory.available_bytes()
     try:
         with load_backend(candidate.backend).start(_SMALLEST_GRAPH):
             empty_session = memory.private_bytes() or 0
@@ -39,5 +42,5 @@ def bounded(candidate: Candidate) -> Iterator[None]:
         if available is not None and available < allowed:
             problem = f"it may take {disk.size(allowed)} of memory, and {disk.size(available)} are available"
             raise ResourceExhausted(problem, memory.REMEDY) from error
-        problem = f"it takes more memory than its manifest states, {candidate.memory_mib} MiB"
+        problem = f"it takes more memory than its manifest states, {stated} MiB"
         raise ChildDied(problem, f"{files.FETCH_AGAIN}, or report it") from error

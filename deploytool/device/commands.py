@@ -209,7 +209,7 @@ def run(
     if draw:
         _prepare_drawings(draw, checked.manifest)
     candidates = device_verify.run_candidates(checked, detect())
-    results = probe.probe_in_order(candidates, _prober(checked, 0.0)).results
+    results = probe.probe_in_order(candidates, _prober(checked, 0.0, at_corners=False)).results
     failure = probe.shortfall(results, require)
     if failure:
         raise failure
@@ -341,8 +341,10 @@ def _bundle_folder(folder: Path) -> tuple[Path, str | None]:
     return (device_install.bundle_path(folder, pointer.current), pointer.current) if pointer else (folder, None)
 
 
-def _prober(checked: Integrity, seconds: float) -> Prober:
-    return partial(probe.probe, folder=checked.folder, manifest=checked.manifest, seconds=seconds)
+def _prober(checked: Integrity, seconds: float, *, at_corners: bool = True) -> Prober:
+    return partial(
+        probe.probe, folder=checked.folder, manifest=checked.manifest, seconds=seconds, at_corners=at_corners
+    )
 
 
 def _racer(checked: Integrity, seconds: float) -> Racer:

@@ -9,6 +9,7 @@ from deploytool.bundle.subset import Subset
 from deploytool.data import drawing
 from deploytool.device import build
 from deploytool.device.build import Record
+from deploytool.device.corners import CornerOutcome
 from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
 from deploytool.device.probe import ProbeResult, Race
@@ -70,7 +71,18 @@ def _trial_text(trial: Trial) -> str:
     top1 = "" if parity.top1 is None else f", top-1 {parity.top1:.0%}"
     equal = f", {verdict.describe_equality(parity.equal)}" if parity.equal else ""
     energy = "" if trial.energy_mj is None else f", {trial.energy_mj:.3g} mJ of {trial.power_source}"
-    return f"works: error {parity.max_error:.1e}{top1}{equal}; {speed}{energy}"
+    return f"works: error {parity.max_error:.1e}{top1}{equal}{_corners_text(trial)}; {speed}{energy}"
+
+
+def _corners_text(trial: Trial) -> str:
+    """How many corners hold, and why others were skipped; nothing if there are none."""
+    skipped = [each for each in trial.corners if each.outcome is CornerOutcome.SKIPPED]
+    held, total = len(trial.corners) - len(skipped), len(trial.corners)
+    if not skipped:
+        return f", {total} corners hold" if total else ""
+    reasons = {each.reason: each.corner for each in reversed(skipped)}
+    texts = [f"{corner}: {reason}" for reason, corner in reversed(reasons.items())]
+    return f", {held} of {total} corners hold, {len(skipped)} skipped ({'; '.join(texts)})"
 
 
 def build_lines(record: Record, folder: Path) -> Iterator[str]:

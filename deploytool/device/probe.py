@@ -12,6 +12,7 @@ from pathlib import Path
 from deploytool import serde
 from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest
+from deploytool.device import corners
 from deploytool.device.candidates import ACCEPTED_TIERS, CPU_TIERS, Candidate, Tier
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import (
@@ -77,9 +78,14 @@ class ProbeResult:
         return self.status is Attempt.MEASURED
 
     @property
+    def deviates(self) -> bool:
+        """Whether its outputs are wrong, or it does not run at a corner of the bundle."""
+        return bool(self.trial and (self.trial.check.broken or corners.failure(self.trial.corners)))
+
+    @property
     def is_bundles_fault(self) -> bool:
         """Whether the bundle is the cause: its outputs are wrong, or the process that runs it dies."""
-        return self.died or bool(self.trial and self.trial.check.broken)
+        return self.died or self.deviates
 
 
 @dataclass(frozen=True)
@@ -120,21 +126,30 @@ def probe(
     seconds: float,
     worker: Sequence[str] = WORKER,
     limits: Limits = Limits(),
+    *,
+    at_corners: bool = False,
 ) -> ProbeResult:
-    """Runs the golden cases on one candidate and times it for `seconds`; a failure becomes the reason."""
+    """Runs the golden cases on one candidate and times it for `seconds`; a failure becomes the reason.
+
+    With `at_corners` it is compared at every corner of the bundle too, and each may take as long as the golden cases.
+    """
     skipped = ProbeResult(candidate.tier, Path(candidate.path).name, Attempt.UNAVAILABLE, int8=candidate.is_int8)
     failed = replace(skipped, status=Attempt.FAILED)
     if candidate.absent:
         return replace(skipped, reason=candidate.absent)
     try:
-        request = Request("try", str(folder), manifest, candidate, "", seconds)
-        trial = run_worker(request, worker=worker, limits=replace(limits, seconds=limits.seconds + seconds)).trial
+        request = Request("try", str(folder), manifest, candidate, "", seconds, corners=at_corners)
+        allowed_s = limits.seconds * (1 + at_corners * len(manifest.corners)) + seconds
+        trial = run_worker(request, worker=worker, limits=replace(limits, seconds=allowed_s)).trial
     except DeployError as error:
         return replace(failed, reason=str(error), died=isinstance(error, ChildDied))
     if trial is None:
         return replace(failed, reason="it gave no answer")
     if trial.check.broken:
         return replace(failed, reason=f"golden mismatch: {verdict.describe_failure(trial.check)}", trial=trial)
+    if wrong := corners.failure(trial.corners):
+        why = verdict.describe_failure(wrong.check) if wrong.check else wrong.reason
+        return replace(failed, reason=f"at the corner {wrong.corner}: {why}", trial=trial)
     return replace(failed, status=Attempt.MEASURED, trial=trial)
 
 
@@ -270,7 +285,7 @@ def shortfall(results: Sequence[ProbeResult], require: str | None) -> DeployErro
     if working:
         problem = f"{require} is required, and only {working.tier} works here: {reasons}"
         return NotVerified(problem, "remove the cause, or require less")
-    if any(result.trial and result.trial.check.broken for result in results):
+    if any(result.deviates for result in results):
         problem = f"no backend reproduces the golden outputs here: {reasons}"
         return ParityFailed(problem, "pack the bundle again, or report it")
     died = any(result.died for result in results)

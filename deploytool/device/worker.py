@@ -20,23 +20,22 @@ from deploytool.benchmark import ratio
 from deploytool.benchmark.ratio import Ratio
 from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.bundle.manifest import Manifest, read_verified
-from deploytool.data import drawing, golden, images, placement
+from deploytool.data import drawing, images, placement
 from deploytool.data.golden import Arrays, Golden
 from deploytool.data.images import Pixels
-from deploytool.device import drawings, external_weights, findings
+from deploytool.device import answers, corners, drawings, external_weights, findings
 from deploytool.device import inputs as device_inputs
 from deploytool.device.bounds import bounded
 from deploytool.device.candidates import Candidate
+from deploytool.device.corners import CornerResult
 from deploytool.device.findings import Findings
 from deploytool.device.session import open_candidate
 from deploytool.errors import DeployError, StageFailed
 from deploytool.host import disk, energy, files, memory, scratch
-from deploytool.parity import metrics
 from deploytool.parity.replay import replay
-from deploytool.results.report import Check, Limits
+from deploytool.results.report import Check
 from deploytool.spec import ADDED, BATCH, EnginePlan, Range, Task
 
-_AS_QUANTISED = "its answers as quantised"
 _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may round differently, by no more than this
 
 
@@ -44,12 +43,12 @@ _INPUT_TOLERANCE = 1e-5  # of the largest input: decoders and numpy versions may
 class Request:
     """The task (`try`, `race`, `answer` or `build`), its inputs, and the file for the answer.
 
-    `try` replays the golden cases and times one batch for `seconds`; `race` times one batch on the candidate and on
-    `rival` in turn, `seconds` in all; `answer` runs the model on every item, and draws what it finds into the folder
-    `out` if there is one; `build` writes an engine to `out`, with `settings` and what the file `timing_cache` holds of
-    an earlier build, its own cache beside it, and its progress to stdout. `pictures` are the paths of one item after
-    the other, with an image for each input. `top` is the number of classes to name, `min_score` the lowest score of a
-    box.
+    `try` replays the golden cases, times one batch for `seconds`, and with `corners` compares every corner; `race`
+    times one batch on the candidate and on `rival` in turn, `seconds` in all; `answer` runs the model on every item,
+    and draws what it finds into the folder `out` if there is one; `build` writes an engine to `out`, with `settings`
+    and what the file `timing_cache` holds of an earlier build, its own cache beside it, and its progress to stdout.
+    `pictures` are the paths of one item after the other, with an image for each input. `top` is the number of classes
+    to name, `min_score` the lowest score of a box.
     """
 
     task: str
@@ -66,6 +65,7 @@ class Request:
     rival: Candidate | None = None
     settings: BuilderSettings = UNSET
     timing_cache: str = ""
+    corners: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Trial:
     """The result of the golden cases; latencies are of one batch, median and 90th percentile in milliseconds.
 
     `power_w` is the mean power of what `power_source` names while batches were timed one after the other, None where
-    the machine does not tell it or was timed for less than a second.
+    the machine does not tell it or was timed for less than a second. `corners` has the result of each corner of the
+    bundle; it is empty if they were not asked for, or the golden cases are wrong.
     """
 
     check: Check
@@ -83,6 +84,7 @@ class Trial:
     batch: int
     power_w: float | None = field(default=None, metadata=ADDED)
     power_source: str = field(default="", metadata=ADDED)
+    corners: tuple[CornerResult, ...] = field(default=(), metadata=ADDED)
 
     @property
     def energy_mj(self) -> float | None:
@@ -117,26 +119,30 @@ def main(path: str) -> None:
 
 
 def _try(request: Request) -> Answer:
-    manifest = request.manifest
-    sample, batch = _golden(request), manifest.free[BATCH]
+    manifest, folder, candidate = request.manifest, Path(request.folder), request.candidate
+    sample, batch = answers.read_golden(folder, manifest), manifest.free[BATCH]
     _check_preprocessing(request, sample)
-    with bounded(request.candidate), open_candidate(request.candidate) as session:
+    memory_mib = corners.memory_mib(manifest, candidate) if request.corners else 0
+    with bounded(candidate, memory_mib), open_candidate(candidate) as session:
         outputs = replay(session, sample.inputs, batch)
-        check = _check(outputs, sample, request)
+        check = answers.check(outputs, sample, folder, manifest, candidate)
         inputs = _smallest_batch(sample, batch)
-        meter = energy.start(request.candidate.device)
+        meter = energy.start(candidate.device)
         times_ms = ratio.time_by_wall_clock({"one": partial(session, **inputs)}, request.seconds)["one"]
         power = meter.stop()
+        tried = request.corners and not check.broken
+        at_corners = tuple(corners.compare(session, folder, manifest, candidate, sample)) if tried else ()
     median, p90 = float(np.median(times_ms)), float(np.percentile(times_ms, 90))
     told = (power.watts, power.source) if power else (None, "")
-    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest, *told))
+    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest, *told, corners=at_corners))
 
 
 def _race(request: Request) -> Answer:
     """The speed-up of the rival over the candidate; both passed the golden cases, each within its memory."""
     if request.rival is None:
         raise StageFailed("nothing is to be compared", "report this as a bug")
-    inputs = _smallest_batch(_golden(request), request.manifest.free[BATCH])
+    sample = answers.read_golden(Path(request.folder), request.manifest)
+    inputs = _smallest_batch(sample, request.manifest.free[BATCH])
     with open_candidate(request.candidate) as one, open_candidate(request.rival) as other:
         calls = {"one": partial(one, **inputs), "other": partial(other, **inputs)}
         times_ms = ratio.time_by_wall_clock(calls, request.seconds)
@@ -146,12 +152,6 @@ def _race(request: Request) -> Answer:
 def _smallest_batch(sample: Golden, batch: Range) -> Arrays:
     """Golden inputs as one batch of the smallest size."""
     return {name: np.resize(array, (batch.smallest, *array.shape[1:])) for name, array in sample.inputs.items()}
-
-
-def _golden(request: Request) -> Golden:
-    """The golden cases, parsed from bytes whose digest was checked."""
-    folder, path = Path(request.folder), request.manifest.golden.path
-    return golden.parse(io.BytesIO(read_verified(folder, request.manifest, path)), folder / path)
 
 
 def _check_preprocessing(request: Request, sample: Golden) -> None:
@@ -174,26 +174,6 @@ def _relative_error(computed: Array, expected: Array) -> float:
     """The largest difference over the largest magnitude, also of integers."""
     difference = np.abs(computed.astype(np.float64) - expected.astype(np.float64)).max()
     return float(difference / (np.abs(expected.astype(np.float64)).max() or 1.0))
-
-
-def _check(outputs: Arrays, sample: Golden, request: Request) -> Check:
-    """The check of the golden answers: in INT8 those as quantised, in other precisions those in FP64."""
-    manifest, precision = request.manifest, request.candidate.precision
-    try:
-        if request.candidate.is_int8:
-            answers, limits = _int8_answers(request)
-            return metrics.check(outputs, answers, _AS_QUANTISED, limits)
-        tolerance, ties = manifest.tolerances[precision], sample.ties(precision)
-        return metrics.check(outputs, sample.reference, "FP64", tolerance, ties)
-    except (ValueError, KeyError) as error:
-        raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error
-
-
-def _int8_answers(request: Request) -> tuple[Arrays, Limits]:
-    """The golden answers in INT8 of the candidate, and how far kernels may be from them."""
-    manifest, folder, path = request.manifest, Path(request.folder), request.candidate.answers
-    limits = next(each.limits for each in manifest.int8 if each.answers == path)
-    return golden.parse_answers(io.BytesIO(read_verified(folder, manifest, path)), folder / path), limits
 
 
 def _answer(request: Request) -> Answer:

@@ -9,7 +9,7 @@ separately, each by its own noise. Labels (classes, indices) are compared by equ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -188,6 +188,18 @@ def _check_part(got: Arrays, expected: Arrays, limit: Limit, ties: Arrays) -> Pa
         tolerance = replace(tolerance, equal=1 - _MOST_TIES * ties_share(known, part))
     broken = [figure for figure in _FIGURES if _breaks(figure, parity, tolerance)]
     return PartCheck(str(part), parity, tolerance, tuple(broken) + (("invalid",) if parity.invalid else ()))
+
+
+def check_by_any(
+    got: Arrays, expected: Arrays, against: str, allowed: Iterable[Tolerance], ties: Arrays = _NO_TIES
+) -> Check:
+    """The check by the first tolerance that holds; if none does, by the one that fewest figures break."""
+    checks = list[Check]()
+    for tolerance in allowed:
+        checks.append(check(got, expected, against, tolerance, ties))
+        if not checks[-1].broken:
+            return checks[-1]
+    return min(checks, key=lambda check: len(check.broken))
 
 
 def deviates(got: Arrays, expected: Arrays, sample: Golden, tolerance: Tolerance) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from deploytool.data import synthetic
-from deploytool.data.golden import Arrays
+from deploytool.data import corner_cases, synthetic
+from deploytool.data.corner_cases import CornerCases
+from deploytool.data.golden import Arrays, PixelsByInput
 from deploytool.errors import StageFailed
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.replay import replay
+from deploytool.results import corners
 from deploytool.spec import Model, Range
 
 _CASES = 2
@@ -24,13 +27,21 @@ ToleranceAt = Callable[[str, Arrays], Tolerances]  # from the noise of the model
 class Corner:
     """One combination of extreme sizes: inputs of these sizes, and the source's answers.
 
-    `name` names the source and the sizes, `label` the sizes alone.
+    `name` names the source and the sizes, `label` the sizes alone. `sizes` are those of every dynamic dimension but the
+    batch, and `pixels` the images of the image inputs by name; a corner of the batch alone has neither.
     """
 
     name: str
     label: str
     inputs: Arrays
     answers: Arrays
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    pixels: PixelsByInput = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Writes what a device needs of it: the pixels, the inputs that are no images, and the answers."""
+        others = {name: array for name, array in self.inputs.items() if name not in self.pixels}
+        corner_cases.write(path, CornerCases(self.pixels, others, self.answers))
 
 
 def draw(
@@ -52,11 +63,11 @@ def draw(
 
 def _of_profile(model: Model, sizes: Mapping[str, Range], source: Callable[..., Arrays]) -> list[Corner]:
     ends = [sorted({(name, limits.smallest), (name, limits.largest)}) for name, limits in sorted(sizes.items())]
-    corners = [_corner(model, dict(chosen), source) for chosen in itertools.product(*ends)]
+    extreme = [_corner(model, dict(chosen), source) for chosen in itertools.product(*ends)]
     for chosen in _inside(sizes):
         with suppress(StageFailed):  # a source may accept multiples only, such as those of 32
-            return [*corners, _corner(model, chosen, source)]
-    return corners
+            return [*extreme, _corner(model, chosen, source)]
+    return extreme
 
 
 def _inside(sizes: Mapping[str, Range]) -> Iterator[dict[str, int]]:
@@ -76,6 +87,6 @@ def _awkward(limits: Range, step: int) -> int | None:
 
 
 def _corner(model: Model, sizes: Mapping[str, int], source: Callable[..., Arrays]) -> Corner:
-    _, inputs = synthetic.draw(model, _CASES, 0, sizes)
-    label = ", ".join(f"{name} {size}" for name, size in sizes.items())
-    return Corner(f"eager at {label}", label, inputs, replay(source, inputs))
+    pixels, inputs = synthetic.draw(model, _CASES, 0, sizes)
+    label = corners.label(sizes)
+    return Corner(f"eager at {label}", label, inputs, replay(source, inputs), sizes, pixels)

@@ -6,19 +6,19 @@ import platform
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from deploytool import runtimes, serde
 from deploytool.builder_settings import BuilderSettings
-from deploytool.bundle import int8_choice, int8_files, tool, triton_config
+from deploytool.bundle import corner_files, int8_choice, int8_files, recipe, tool, triton_config
 from deploytool.bundle.int8 import Choice
 from deploytool.bundle.int8_files import Int8Files
 from deploytool.bundle.manifest import (
     MAX_MEMORY_MIB,
     Engine,
-    EngineRecipe,
     File,
     GoldenFiles,
     Graph,
@@ -44,6 +44,7 @@ from deploytool.parity import metrics
 from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact, Kind, Notes, openvino_graph
+from deploytool.results.corners import NOTE, RecordedCorner
 from deploytool.results.int8_forms import Form
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory, storage
@@ -88,17 +89,20 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     tolerances = metrics.tolerances(sample.noise, verdict.requested_tolerances(result))
     batch = content.model.inputs[0].shape[0]
     golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
-    recipe = _write_recipe(folder, content, graphs[-1])
+    recipe_file = recipe.write(folder, graphs[-1], content.inputs, content.free, content.builder)
     more, best = _write_openvino_graph(folder, single)
     floor = _floor(inputs, (*graphs, *more))
-    int8 = _write_int8(folder, content, inputs, result, golden_files.cases)
+    corners = serde.decode(tuple[RecordedCorner, ...], validated.notes.get(NOTE, []))
+    int8 = _write_int8(folder, content, inputs, result, golden_files.cases, corners)
     graphs = (*graphs, *more, *int8.graphs)
     graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
+    usual = at_once(golden_files.cases, content.free[BATCH])
+    proved = corner_files.write(folder, validated.path.parent, corners, content.free, graphs, usual)
     engines, engine_choice = _write_engines(folder, content, inputs, result, int8)
     packed_tool = tool.write(folder, job.options.wheels) if job.options.tool else ()
     precisions = (*FLOATS, *([Precision.BF16] if inputs.chain(Kind.BF16_GRAPH) else []))
     manifest = Manifest(
-        schema=schema_of(graphs, engines),
+        schema=schema_of(graphs, engines, proved),
         name=content.name,
         sequence=job.options.sequence,
         inputs=content.inputs,
@@ -111,7 +115,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         tried=next((result.versions[name] for name in _RUNTIMES if name in result.versions), ""),
         golden=golden_files,
         tolerances={precision: tolerances.of(precision) for precision in precisions},
-        recipe=recipe,
+        recipe=recipe_file,
         files=_files(folder, without={file.path for file in (*(engine.file for engine in engines), *packed_tool)}),
         engines=engines,
         targets=result.targets,
@@ -122,6 +126,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         int8=int8.int8,
         int8_for={**int8.choices, **engine_choice},
         tool=packed_tool,
+        corners=proved,
     )
     write_manifest(folder, manifest)
     check_files(folder, read_manifest(folder))
@@ -186,13 +191,21 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
     return tuple(graphs)
 
 
-def _write_int8(folder: Path, content: _Content, inputs: StageInputs, result: Report, cases: int) -> Int8Files:
+def _write_int8(
+    folder: Path,
+    content: _Content,
+    inputs: StageInputs,
+    result: Report,
+    cases: int,
+    corners: Sequence[RecordedCorner],
+) -> Int8Files:
     """Writes the INT8 graphs that are not worse and bring a gain, the one for CPUs as a model of the repository."""
     name = f"{content.name}_{Precision.INT8}"
     path = f"models/{name}/1/model.onnx"
     written = Int8Files()
+    copied = partial(corner_files.int8, folder, inputs.latest(Kind.REPORT).path.parent, corners)
     for artifact in inputs.chain(Kind.INT8_GRAPH) if int8_choice.is_choice(result) else ():
-        written = int8_files.write(folder, path, artifact, result, cases)
+        written = int8_files.write(folder, path, artifact, result, cases, copied)
     if (folder / path).exists():
         largest = content.free[BATCH].largest
         text = triton_config.graph_config(name, content.inputs, content.outputs, Precision.FP32, largest)
@@ -252,47 +265,6 @@ def _write_images(folder: Path, pixels: Pixels, suffix: str) -> tuple[str, ...]:
     for name, image in zip(names, pixels, strict=False):
         images.write(folder / name, image)
     return tuple(names)
-
-
-def _write_recipe(folder: Path, content: _Content, graph: Graph) -> str:
-    """Writes the recipe for building an engine on the device, with the equivalent trtexec command."""
-    several = content.builder.profiles
-    shapes = [
-        text
-        for index, profile in enumerate(several or ({},))
-        for text in (
-            *([f"--profile={index}"] if several else []),
-            *_profile_shapes(content.inputs, {**content.free, **profile}),
-        )
-    ]
-    flags = [*_flags(content.builder), "--stronglyTyped", "--saveEngine=model.plan"]
-    trtexec = " ".join(["trtexec", f"--onnx={graph.path}", *shapes, *flags])
-    recipe = EngineRecipe(
-        *(graph.path, graph.precision, graph.io, content.inputs, content.free, trtexec), settings=content.builder
-    )
-    (folder / "recipe.json").write_text(serde.text(recipe), encoding="utf-8")
-    return "recipe.json"
-
-
-def _profile_shapes(inputs: Sequence[Tensor], free: Mapping[str, Range]) -> list[str]:
-    """The smallest, typical and largest shapes of all inputs, as options of trtexec."""
-    fields = ("min", "smallest"), ("opt", "typical"), ("max", "largest")
-    return [f"--{option}Shapes={_shapes(inputs, free, field)}" for option, field in fields]
-
-
-def _flags(settings: BuilderSettings) -> list[str]:
-    """The settings of a build that trtexec takes, which has no option for `memory_mib`; a pool is in MiB."""
-    pools = [] if settings.workspace_mib is None else [f"--memPoolSize=workspace:{settings.workspace_mib}"]
-    return [*pools, *([] if settings.level is None else [f"--builderOptimizationLevel={settings.level}"])]
-
-
-def _shapes(inputs: Sequence[Tensor], free: Mapping[str, Range], field: str) -> str:
-    """The shapes of all inputs as trtexec expects them; `field` of a Range is the value of a dynamic size."""
-    shapes = [
-        "x".join(str(getattr(free[size], field) if isinstance(size, str) else size) for size in tensor.shape)
-        for tensor in inputs
-    ]
-    return ",".join(f"{tensor.name}:{shape}" for tensor, shape in zip(inputs, shapes, strict=True))
 
 
 def _write_engines(

@@ -12,14 +12,15 @@ from deploytool.benchmark import quick
 from deploytool.data.golden import Golden
 from deploytool.host import machine
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.parity import checks, intermediates, metrics, noise
+from deploytool.parity import checks, corner_records, intermediates, metrics, noise
 from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.intermediates import Probes
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, draw
 from deploytool.results import baked_values, report, verdict
-from deploytool.results.artifact import Kind, Notes
+from deploytool.results.artifact import LIMITS, Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
+from deploytool.results.corners import NOTE
 from deploytool.results.faults import FaultsResult
 from deploytool.results.fp8 import Fp8
 from deploytool.results.int8 import Int8
@@ -36,10 +37,13 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the report. A failed check is part of the report and raises nothing: the caller decides what follows."""
     artifact, sample = inputs.latest(Kind.GOLDEN), inputs.golden()
     devices, engines = eager.devices(), checks.engine_comparisons(inputs)
-    comparisons = _compare(job, inputs, sample, devices, engines)
+    weights = inputs.source().weights
+    at_sizes = noise.NoiseAtSizes(weights, job.options.tolerance, sample.noise)
+    corners = _corners(job, weights, sample, _baked_values(inputs))
+    comparisons = _compare(job, inputs, sample, devices, engines, corners, at_sizes)
     timed = checks.graph_comparisons(devices[-1], job, inputs) + engines + _int8_kernels(inputs, devices[-1])
     timed += [step for step in checks.fp8_comparisons(inputs) if not step.emulated]
-    speeds, rounds = quick.measure(inputs.source().weights, timed, sample.inputs, job, devices[-1])
+    speeds, rounds = quick.measure(weights, timed, sample.inputs, job, devices[-1])
     result = Report(
         schema=report.SCHEMA,
         model=job.model.name,
@@ -69,10 +73,13 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     report.write(out, result)
     free = {**job.options.sizes, BATCH: job.options.batch}
     serves = {"free": free, "io": job.options.io, "builder": job.options.builder}
+    broken = verdict.failed_lines(result)
+    recorded = [] if broken else corners  # such a run is not packed
     return {
-        "broken": list(verdict.failed_lines(result)),
+        "broken": list(broken),
         "unmeasured": list(verdict.unmeasured_lines(result)),
         "serves": serde.encode(serves),
+        NOTE: serde.encode(corner_records.write(out.parent, recorded, at_sizes, _int8_graphs(inputs), sample)),
     }
 
 
@@ -83,17 +90,20 @@ def _shipped(inputs: StageInputs, speeds: Sequence[Speed]) -> list[Speed]:
 
 
 def _compare(
-    job: Job, inputs: StageInputs, sample: Golden, devices: Sequence[str], engines: list[PlannedComparison]
+    job: Job,
+    inputs: StageInputs,
+    sample: Golden,
+    devices: Sequence[str],
+    engines: list[PlannedComparison],
+    corners: list[Corner],
+    at_sizes: noise.NoiseAtSizes,
 ) -> tuple[Comparison, ...]:
     """All comparisons of the run: that of FP32 with the FP64 reference first, then one or more for each artifact."""
-    weights = inputs.source().weights
     graphs = [step for device in devices for step in checks.graph_comparisons(device, job, inputs)]
     steps = graphs + checks.fp16_comparisons(inputs) + checks.bf16_comparisons(inputs) + engines
     tolerances = metrics.tolerances(sample.noise, job.options.tolerance)
     first = checks.source_comparison(inputs.latest(Kind.GOLDEN), sample, tolerances)
-    corners = _corners(job, weights, sample, _baked_values(inputs))
     answers = checks.reference_answers(job, inputs, sample)
-    at_sizes = noise.NoiseAtSizes(weights, job.options.tolerance, sample.noise)
     return (first, *checks.judge(steps, answers, sample, corners, _probes(inputs), job, at_sizes.edge, at_sizes))
 
 
@@ -174,6 +184,15 @@ def _int8(inputs: StageInputs) -> Int8 | None:
     """How the INT8 graphs were made; None if there are none."""
     notes = [artifact.notes["int8"] for artifact in inputs.chain(Kind.INT8_GRAPH)]
     return serde.decode(Int8, notes[-1]) if notes else None
+
+
+def _int8_graphs(inputs: StageInputs) -> list[Path]:
+    """The INT8 graphs whose answers as quantised are known."""
+    return [
+        artifact.path.with_name(file)
+        for artifact in inputs.chain(Kind.INT8_GRAPH)
+        for file in serde.decode(dict[str, serde.Json], artifact.notes.get(LIMITS, {}))
+    ]
 
 
 def _fp8(inputs: StageInputs) -> Fp8 | None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deploytool import serde
 from deploytool.bundle.manifest import Manifest, read_manifest
-from deploytool.device import candidates, findings, probe, verify, worker
+from deploytool.device import answers, candidates, findings, probe, verify, worker
 from deploytool.device.candidates import TIERS, Candidate
 from deploytool.device.environment import Environment
 from deploytool.device.probe import WORKER, Attempt, Limits, ProbeResult
@@ -199,7 +199,7 @@ def test_a_golden_image_that_becomes_another_tensor_here_is_refused(packed: Path
 def test_preprocessing_that_differs_from_the_host_is_refused(packed: Path, manifest: Manifest) -> None:
     candidate = ort_cpu(packed)
     request = Request("try", str(packed), manifest, candidate, "")
-    sample = worker._golden(request)
+    sample = answers.read_golden(packed, manifest)
     worker._check_preprocessing(request, sample)
     for changed in ({"mean": (0.5, 0.5, 0.5)}, {"channels": "BGR"}, {"layout": "NHWC"}):
         preprocessing = replace(manifest.preprocessing, **changed)

@@ -1,0 +1,47 @@
+"""The golden answers of a bundle, read from bytes whose digest was checked, and the check against them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from deploytool.bundle.manifest import Manifest, read_verified
+from deploytool.data import golden
+from deploytool.data.golden import Arrays, Golden
+from deploytool.device.candidates import Candidate
+from deploytool.errors import StageFailed
+from deploytool.parity import metrics
+from deploytool.results.report import Check, Limits
+
+AS_QUANTISED = "its answers as quantised"
+
+
+def read_golden(folder: Path, manifest: Manifest) -> Golden:
+    """The golden cases of the bundle in a folder."""
+    path = manifest.golden.path
+    return golden.parse(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
+
+
+def read_int8(folder: Path, manifest: Manifest, path: str) -> Arrays:
+    """The answers of an INT8 graph as quantised, in a file of the bundle."""
+    return golden.parse_answers(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
+
+
+def int8_limits(manifest: Manifest, candidate: Candidate) -> Limits:
+    """How far kernels may be from the golden answers in INT8 of a candidate."""
+    return next(each.limits for each in manifest.int8 if each.answers == candidate.answers)
+
+
+def check(outputs: Arrays, sample: Golden, folder: Path, manifest: Manifest, candidate: Candidate) -> Check:
+    """The check of the golden answers: in INT8 those as quantised, in other precisions those in FP64.
+
+    Raises StageFailed if the outputs have other names or shapes.
+    """
+    precision = candidate.precision
+    try:
+        if candidate.is_int8:
+            answers = read_int8(folder, manifest, candidate.answers)
+            return metrics.check(outputs, answers, AS_QUANTISED, int8_limits(manifest, candidate))
+        return metrics.check(outputs, sample.reference, "FP64", manifest.tolerances[precision], sample.ties(precision))
+    except (ValueError, KeyError) as error:
+        raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error

@@ -1,0 +1,37 @@
+"""The corners of a model's dynamic sizes as the validate stage records them: their file and their tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deploytool.results.report import Limits
+
+NOTE = "corners"  # note of a report: the recorded corners
+
+
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """What an INT8 graph answers at a corner as quantised: the file beside the report, and how far kernels may be."""
+
+    file: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class RecordedCorner:
+    """One combination of sizes: each dynamic size but the batch by name, and the file of its cases beside the report.
+
+    `limits` are the tolerances by precision, from the noise of the source model at these sizes. `int8` has the answers
+    of each INT8 graph, by the name of its file.
+    """
+
+    sizes: Mapping[str, int]
+    file: str
+    limits: Mapping[str, Limits]
+    int8: Mapping[str, RecordedAnswers] = field(default_factory=dict)
+
+
+def label(sizes: Mapping[str, int]) -> str:
+    """How a combination of sizes is called: `H 64, W 32`."""
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
