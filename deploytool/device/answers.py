@@ -11,7 +11,7 @@ from deploytool.data.golden import Arrays, Golden
 from deploytool.device.candidates import Candidate
 from deploytool.errors import StageFailed
 from deploytool.parity import metrics
-from deploytool.results.report import Check, Limits
+from deploytool.results.report import Check
 
 AS_QUANTISED = "its answers as quantised"
 
@@ -27,11 +27,6 @@ def read_int8(folder: Path, manifest: Manifest, path: str) -> Arrays:
     return golden.parse_answers(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
 
 
-def int8_limits(manifest: Manifest, candidate: Candidate) -> Limits:
-    """How far kernels may be from the golden answers in INT8 of a candidate."""
-    return next(each.limits for each in manifest.int8 if each.answers == candidate.answers)
-
-
 def check(outputs: Arrays, sample: Golden, folder: Path, manifest: Manifest, candidate: Candidate) -> Check:
     """The check of the golden answers: in INT8 those as quantised, in other precisions those in FP64.
 
@@ -41,7 +36,8 @@ def check(outputs: Arrays, sample: Golden, folder: Path, manifest: Manifest, can
     try:
         if candidate.is_int8:
             answers = read_int8(folder, manifest, candidate.answers)
-            return metrics.check(outputs, answers, AS_QUANTISED, int8_limits(manifest, candidate))
+            limits = next(each.limits for each in manifest.int8 if each.answers == candidate.answers)
+            return metrics.check(outputs, answers, AS_QUANTISED, limits)
         return metrics.check(outputs, sample.reference, "FP64", manifest.tolerances[precision], sample.ties(precision))
     except (ValueError, KeyError) as error:
         raise StageFailed(f"the outputs are not those of the golden cases: {error}", "pack the bundle again") from error

@@ -138,8 +138,8 @@ def _expected(
         found = _int8_answers(corner, manifest, candidate)
         if found is None:
             return None
-        path, limits = found
-        return _Expected(inputs, answers.read_int8(folder, manifest, path), answers.AS_QUANTISED, (limits,), {})
+        path, tolerances = found
+        return _Expected(inputs, answers.read_int8(folder, manifest, path), answers.AS_QUANTISED, tolerances, {})
     if corner.cases:
         local = [corner.limits[precision]] if precision in corner.limits else []
         tolerances = (manifest.tolerances[precision], *local)
@@ -148,12 +148,13 @@ def _expected(
     return _Expected(inputs, sample.reference, "FP64", tolerances, sample.ties(precision))
 
 
-def _int8_answers(corner: Corner, manifest: Manifest, candidate: Candidate) -> tuple[str, Limits] | None:
+def _int8_answers(corner: Corner, manifest: Manifest, candidate: Candidate) -> tuple[str, tuple[Limits, ...]] | None:
     """The file of a candidate's answers in INT8 at a corner, and how far kernels may be from them; None without one."""
-    if not corner.cases:
-        return candidate.answers, answers.int8_limits(manifest, candidate)
     graph = next(each for each in manifest.int8 if each.answers == candidate.answers)
-    return next(((each.answers, each.limits) for each in graph.corners if each.cases == corner.cases), None)
+    if not corner.cases:
+        return graph.answers, (graph.limits,)
+    found = (each for each in graph.corners if each.cases == corner.cases)
+    return next(((each.answers, (graph.limits, each.limits)) for each in found), None)
 
 
 def failure(results: Sequence[CornerResult]) -> CornerResult | None:

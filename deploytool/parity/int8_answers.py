@@ -8,6 +8,7 @@ again. The tolerance is a multiple of it, as that of FP16 is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from deploytool.results.report import Limits
 from deploytool.rewrites.graph import weights
 from deploytool.rewrites.graph.editable import EditableGraph
 
-_DRAWS = 3
+_DRAWS, _RUNS = 3, 24  # fewest draws, and fewest runs of a case: ties are rare
 _MOVED = 2.0**-20  # of a scale: a few times what FP32 rounds the product of a sum and its scale by
 
 
@@ -37,7 +38,8 @@ def record(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
 def limits(graph: onnx.ModelProto, answers: Arrays, sample: Golden) -> Limits:
     """How far sound kernels may be from `answers`, those of the graph to the golden cases."""
     rows = sample.noise.rows
-    runs = [record(_moved(graph, seed), sample.inputs) for seed in range(_DRAWS)]
+    draws = max(_DRAWS, math.ceil(_RUNS / len(next(iter(sample.inputs.values())))))
+    runs = [record(_moved(graph, seed), sample.inputs) for seed in range(draws)]
     aligned = [detection_rows.aligned_by_most(run, answers, rows) for run in runs]
     floors = [(part, _floor(aligned, answers, part)) for part in (each.part for each in sample.noise.parts)]
     swapped = detection_rows.swapped(runs, answers, rows) if rows else 0.0

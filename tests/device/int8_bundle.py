@@ -11,7 +11,7 @@ import onnx
 from deploytool import runtimes
 from deploytool.bundle import int8_files
 from deploytool.bundle.int8 import X86_FEATURES, Choice, Int8Graph, Why
-from deploytool.bundle.manifest import NARROW_SCHEMA, Role, describe_file, read_manifest, write_manifest
+from deploytool.bundle.manifest import Role, describe_file, read_manifest, schema_of, write_manifest
 from deploytool.data import golden
 from deploytool.parity import int8_answers
 from deploytool.precision.int8 import calibration, quantize
@@ -51,7 +51,7 @@ def make(packed: Path, folder: Path, form: Form) -> Path:
     choice = Choice(CPU_GRAPH, Why.FASTER, GAIN)
     changed = replace(
         manifest,
-        schema=NARROW_SCHEMA,
+        schema=schema_of(graphs, manifest.engines, manifest.corners),
         graphs=tuple(graphs),
         files=tuple(sorted((*manifest.files, *more), key=lambda file: file.path)),
         int8=tuple(int8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def write(inputs: StageInputs, folder: Path, artifacts: Sequence[MeasuredArtifac
     """Packs a run with another report; returns the bundle."""
     folder.mkdir()
     latest = inputs.latest(Kind.REPORT)
+    for file in latest.path.parent.glob("corner_*.npz"):
+        shutil.copy(file, folder)
     report.write(folder / "report.json", judged(report.read(latest.path), artifacts, speeds))
     changed = dataclasses.replace(latest, path=folder / "report.json", notes={**latest.notes, "broken": []})
     artifacts_then = tuple(changed if artifact is latest else artifact for artifact in inputs.artifacts)
