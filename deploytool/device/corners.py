@@ -11,7 +11,7 @@ import numpy as np
 
 from deploytool.backends.session import Session
 from deploytool.bundle.corners import Corner
-from deploytool.bundle.manifest import Manifest, read_verified
+from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest, read_verified
 from deploytool.data import corner_cases
 from deploytool.data.corner_cases import CornerCases
 from deploytool.data.golden import Arrays, Golden
@@ -81,7 +81,7 @@ def skip_reason(corner: Corner, manifest: Manifest, candidate: Candidate) -> str
     if candidate.device != "cpu" or corner.batch <= at_once(manifest.golden.cases, manifest.free[BATCH]):
         return None
     if corner.memory_mib is None:
-        return "how much memory it takes on a CPU is not known, or too much"
+        return f"it needs more than {MAX_MEMORY_MIB} MiB of memory on a CPU, or an unknown amount"
     needed, available = corner.memory_mib * _MEBIBYTE, memory.available_bytes()
     if available is None or available >= needed:
         return None

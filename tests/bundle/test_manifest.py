@@ -38,7 +38,7 @@ def test_a_written_manifest_reads_back_equal(packed: Path, tmp_path: Path) -> No
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert (tmp_path / "manifest.json").read_bytes() == (packed / "manifest.json").read_bytes()
-    assert manifest.schema == "deploytool.bundle/4"
+    assert manifest.schema == "deploytool.bundle/6"
 
 
 @pytest.mark.parametrize("memory_mib", [0, -1, 8193, 1.5, True, "64"])

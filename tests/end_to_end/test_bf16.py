@@ -109,7 +109,7 @@ def test_the_engine_is_built_from_it_not_run_and_packed_after_that_in_fp16(run: 
     manifest = read_manifest(run.bundle)
     assert [engine.precision for engine in manifest.engines] == [Precision.FP16, Precision.BF16]
     assert manifest.engines[1].file.size == engines[Precision.BF16].bytes
-    assert (manifest.schema, set(manifest.tolerances)) == ("deploytool.bundle/5", {"fp32", "fp16", "bf16"})
+    assert (manifest.schema, set(manifest.tolerances)) == ("deploytool.bundle/6", {"fp32", "fp16", "bf16"})
     assert golden.read(run.bundle / manifest.golden.path).noise.bf16 is not None
     assert manifest.int8_for == {}
 

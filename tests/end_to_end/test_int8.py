@@ -17,7 +17,7 @@ from deploytool import api
 from deploytool.backends import openvino
 from deploytool.benchmark import quick
 from deploytool.bundle.int8 import Why
-from deploytool.bundle.manifest import NARROW_SCHEMA, SCHEMA, content_digest, read_manifest
+from deploytool.bundle.manifest import CORNERS_SCHEMA, content_digest, read_manifest
 from deploytool.cli import summary
 from deploytool.device import verify, worker
 from deploytool.device.candidates import Tier
@@ -240,7 +240,7 @@ def test_the_search_keeps_nothing_where_decisions_hold(calibration: Path, tmp_pa
 def test_a_bundle_has_it_where_it_is_faster_and_not_worse(run: api.Run, tmp_path: Path) -> None:
     bundle = packed.acceptable(artifacts(run.folder), tmp_path / "packed")
     manifest = read_manifest(bundle)
-    assert manifest.schema == NARROW_SCHEMA
+    assert manifest.schema == CORNERS_SCHEMA
     paths = {graph.path: graph.precision for graph in manifest.graphs}
     assert paths["models/tiny_int8/1/model.onnx"] == paths["engines/int8.onnx"] == Precision.INT8
     for_any = "models/tiny_int8/1/model.onnx"
@@ -267,7 +267,7 @@ def test_a_bundle_has_fp32_alone_where_it_is_not_decided(run: api.Run, tmp_path:
     assert {graph.precision for graph in manifest.graphs} == {Precision.FP32, Precision.FP16}
     assert not manifest.int8
     assert manifest.int8_for["ort"].why in (Why.NOT_DECIDED, Why.WORSE)
-    assert manifest.schema == SCHEMA
+    assert manifest.schema == CORNERS_SCHEMA
 
 
 def test_its_gain_in_a_runtime_is_that_over_the_fp32_graph_there(run: api.Run) -> None:
