@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-
-from onnx import ModelProto
 
 from deploytool.bundle.corners import Corner
 from deploytool.bundle.int8 import Int8Corner
@@ -16,6 +15,8 @@ from deploytool.rewrites.graph import memory, storage
 from deploytool.spec import BATCH, Range
 
 _FOLDER = "golden"
+
+Needed = Callable[[Mapping[str, int], int], int | None]  # the MiB of a graph at these sizes for so many cases
 
 
 def write(
@@ -35,10 +36,10 @@ def write(
     ends = sorted({free[BATCH].smallest, free[BATCH].largest})
     if not recorded and (len(free) > 1 or len(ends) == 1):
         return ()
-    models = [storage.load_structure(folder / graph.path) for graph in graphs]
+    needed = [partial(memory.required_mib, storage.load_structure(folder / graph.path)) for graph in graphs]
     places = [(each.sizes, _copy(folder, source, each.file), each.limits) for each in recorded] or [({}, "", {})]
     return tuple(
-        Corner(sizes, cases, limits, _memory(models, sizes) if batch > usual else None)
+        Corner(sizes, cases, limits, _memory(needed, sizes) if batch > usual else None)
         for others, cases, limits in places
         for batch in ends
         for sizes in ({BATCH: batch, **others},)
@@ -58,8 +59,8 @@ def _copy(folder: Path, source: Path, file: str) -> str:
     return f"{_FOLDER}/{file}"
 
 
-def _memory(models: Sequence[ModelProto], sizes: Mapping[str, int]) -> int | None:
+def _memory(needed: Sequence[Needed], sizes: Mapping[str, int]) -> int | None:
     """The MiB that any of the graphs may need at these sizes; None if it is unknown for one, or too much."""
-    needed = [memory.required_mib(model, sizes, sizes[BATCH]) for model in models]
-    known = [mib for mib in needed if mib is not None and mib <= MAX_MEMORY_MIB]
-    return max(known) if len(known) == len(models) else None
+    required = [each(sizes, sizes[BATCH]) for each in needed]
+    known = [mib for mib in required if mib is not None and mib <= MAX_MEMORY_MIB]
+    return max(known) if len(known) == len(required) else None
