@@ -187,6 +187,21 @@ def test_a_wrong_answer_of_one_corner_is_named(copy: Path) -> None:
     assert result.is_bundles_fault
 
 
+def test_the_noise_of_a_corner_allows_what_golden_noise_does_not(copy: Path) -> None:
+    manifest = read_manifest(copy)
+    wide = replace(manifest.tolerances["fp16"], parts=())
+    corner = manifest.corners[0]
+    with (copy / corner.cases).open("rb") as opened:
+        cases = corner_cases.parse(opened, copy / corner.cases)
+    moved = {name: array * np.float32(1 + wide.max_error / 8) for name, array in cases.answers.items()}
+    corner_cases.write(copy / corner.cases, replace(cases, answers=moved))
+    update_manifest(copy, manifest)
+    assert outcomes(tried(copy, on(Tier.ORT_CPU, copy)))[corner.name] is CornerOutcome.WRONG
+    looser = replace(corner, limits={**corner.limits, "fp32": wide})
+    write_manifest(copy, replace(read_manifest(copy), corners=(looser, *manifest.corners[1:])))
+    assert outcomes(tried(copy, on(Tier.ORT_CPU, copy)))[corner.name] is CornerOutcome.HELD
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
