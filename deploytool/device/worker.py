@@ -133,8 +133,9 @@ def _try(request: Request) -> Answer:
         tried = request.corners and not check.broken
         at_corners = tuple(corners.compare(session, folder, manifest, candidate, sample)) if tried else ()
     median, p90 = float(np.median(times_ms)), float(np.percentile(times_ms, 90))
-    told = (power.watts, power.source) if power else (None, "")
-    return Answer(trial=Trial(check, median, p90, len(times_ms), batch.smallest, *told, corners=at_corners))
+    watts, told_by = (power.watts, power.source) if power else (None, "")
+    timed = (median, p90, len(times_ms), batch.smallest)
+    return Answer(trial=Trial(check, *timed, power_w=watts, power_source=told_by, corners=at_corners))
 
 
 def _race(request: Request) -> Answer:

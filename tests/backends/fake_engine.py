@@ -62,8 +62,12 @@ class FakeEngine:
             set_input_shape=self._accepts,
             get_tensor_shape=lambda name: self._answer(np.zeros(self.shape, np.float32)).shape,
             set_tensor_address=lambda name, address: not self.address.update({name: address}),
-            execute_async_v3=lambda stream: self.compute() is None,
+            execute_async_v3=self._run,
         )
+
+    def _run(self, stream: int) -> bool:
+        self.compute()
+        return True
 
     def _select(self, index: int, stream: int) -> bool:
         self.profile = index

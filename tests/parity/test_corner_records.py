@@ -72,7 +72,7 @@ def test_equal_cases_give_equal_bytes_and_others_are_no_cases(tmp_path: Path) ->
     for name in ("one.npz", "two.npz"):
         corner_cases.write(tmp_path / name, cases)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
-    np.savez_compressed(tmp_path / "large.npz", **{"input.x": np.zeros(1 << 20)})
+    np.savez_compressed(tmp_path / "large.npz", x=np.zeros(1 << 20))
     with (tmp_path / "large.npz").open("rb") as opened, pytest.raises(Exception, match="it says that it holds more"):
         corner_cases.parse(opened, tmp_path / "large.npz")
 
