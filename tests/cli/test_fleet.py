@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from deploytool.bundle import sign
 from deploytool.bundle.manifest import manifest_digest
 from tests.conftest import Command
 from tests.device.keys import keys
+from tests.device.test_corners import edit_graph, fade_beyond
 from tests.fleet import rigs
 from tests.fleet.rigs import Rig
 from tests.transfer import servers
@@ -59,6 +61,11 @@ def test_a_bundle_is_deployed_measured_and_rolled_back(
     (result,) = json.loads(done.stdout)["fleet"]["devices"]
     assert (result["outcome"], result["digest"], rig.current()) == ("done", digest, digest)
     assert [step["command"][0] for step in result["steps"]] == ["install", "bench"]
+    (measured,) = (each["trial"] for each in result["steps"][1]["document"]["result"]["tried"] if each["trial"])
+    assert [(each["corner"], each["outcome"]) for each in measured["corners"]] == [
+        ("batch 1", "held"),
+        ("batch 32", "held"),
+    ]
     home = tmp_path / "artifacts/fleet" / digest[:12]
     assert json.loads((home / "orin.deploy.json").read_text()) == result
     assert json.loads((home / "orin.deploy.measured.json").read_text())["result"]["tier"] == "ORT CPU"
@@ -81,6 +88,21 @@ def test_a_bundle_is_deployed_measured_and_rolled_back(
     doctor = deploytool("fleet", "doctor", *config)
     assert doctor.returncode == 0
     assert "orin: done" in doctor.stdout
+
+
+def test_a_device_that_is_wrong_at_a_corner_alone_is_told_by_the_corner(
+    deploytool: Command, rig: Rig, packed: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(rig.root)
+    rig.root.mkdir()
+    bundle = Path(shutil.copytree(packed, tmp_path / "bundle"))
+    edit_graph(bundle, partial(fade_beyond, axis=0, kept=30))
+    done = deploytool("fleet", "deploy", str(bundle), "--config", table(rig, tmp_path), "--json")
+    assert done.returncode == 3, done.stderr
+    (result,) = json.loads(done.stdout)["fleet"]["devices"]
+    assert result["outcome"] == "failed"
+    assert "ORT CPU: at the corner batch 32: the largest error of logits is " in result["reason"]
+    assert rig.current() is None
 
 
 def test_a_required_signature_is_checked_here_and_on_the_device(
