@@ -161,3 +161,18 @@ def test_exact_kernels_are_asked_for_only_where_others_saturate(
     else:
         with pytest.raises(RuntimeError, match="x64quantprecision"):
             options.get_session_config_entry("session.x64quantprecision")
+
+
+@pytest.mark.parametrize("form", [Form.U8S7, Form.U8S8])
+def test_the_entry_changes_nothing_for_weights_of_seven_bits(form: Form, tmp_path: Path) -> None:
+    """ONNX Runtime makes weights UINT8 only if one is outside of -64 to 64: so the entry need not look at the graph."""
+    path, optimised = quantized.quantised(quantized.network(3), tmp_path, form), []
+    for entries in ((), (onnxruntime._EXACT_INTEGERS,)):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.log_severity_level = 4
+        for entry in entries:
+            options.add_session_config_entry(*entry)
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        optimised.append((tmp_path / "optimised.onnx").read_bytes())
+    assert (optimised[0] == optimised[1]) is (form is Form.U8S7)
