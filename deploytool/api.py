@@ -207,7 +207,5 @@ def outcome_error(written: Report, home: Path, *, require: bool) -> DeployError 
     if require and pending:
         return NotVerified(f"not verified here: {pending[0]}", "run it on that device, or drop --require")
     if gate and gate.outcome is not GateOutcome.REACHED:
-        return NotVerified(
-            f"the speed of {gate.stage}: {gate.reason}", "measure it on the device, or drop --min-speedup"
-        )
+        return NotVerified(f"the speed of {gate.row}: {gate.reason}", "measure it on the device, or drop --min-speedup")
     return None

@@ -347,7 +347,7 @@ class Options:
     is the oldest version of each runtime that must read the graph. `fixed_batch` is the only batch size, if the user
     gave one. `metric` is the name of a metric, or a reference to the user's function with the digest of its files;
     `max_drop` is the margin, None for its usual one. `builder` is for engines, `tool` the digest of the deploytool to
-    pack, empty for none, with `wheels`.
+    pack, empty for none, with `wheels`. `precision` are the precisions that were asked for.
     """
 
     seed: int = 0
@@ -384,6 +384,7 @@ class Options:
     builder: BuilderSettings = UNSET
     tool: str = ""
     wheels: tuple[Source, ...] = ()
+    precision: tuple[Precision, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploytool import serde
@@ -12,7 +12,8 @@ from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
 from deploytool.errors import BadInput
 from deploytool.host import files
-from deploytool.spec import GateOutcome, SpeedVerdict, Status, state_text
+from deploytool.results import speed_gate
+from deploytool.spec import ADDED, GateOutcome, SpeedVerdict, Status, state_text
 
 SCHEMA = "deploytool.bench/2"
 FILE = "bench.json"
@@ -72,12 +73,16 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Gate:
-    """The speed-up required at every batch size, and whether the deployed artifact `name` reaches it, with a reason."""
+    """The speed-up required at every batch size, and whether the row `name` reaches it, which decides, with a reason.
+
+    `judged` are the rows that were judged.
+    """
 
     min_speedup: float
     name: str
     outcome: GateOutcome
     reason: str
+    judged: tuple[str, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -126,19 +131,22 @@ def read_matching(run: Path) -> Bench | None:
     return bench if unchanged and bench.schema == SCHEMA else None
 
 
-def gate(min_speedup: float | None, sweeps: Sequence[BatchResult], deployed: Sequence[str]) -> Gate | None:
-    """The gate for the fastest of the rows in `deployed`, at its worst batch size; None without a minimum.
+def gate(min_speedup: float | None, sweeps: Sequence[BatchResult], groups: Sequence[Sequence[str]]) -> Gate | None:
+    """The gate for the fastest row of each group, at its worst batch size; None without a minimum.
 
     It is open where the interval contains the minimum, where the machine was too uneven, and where no row was measured.
+    The worst group decides.
     """
     if min_speedup is None:
         return None
-    worst = Gate(min_speedup, deployed[0], GateOutcome.REACHED, "")
-    for sweep in sweeps:
-        current = _batch_gate(min_speedup, [row for row in sweep.rows if row.name in deployed], sweep.batch)
-        if current.outcome == GateOutcome.MISSED or worst.outcome == GateOutcome.REACHED:
-            worst = current
-    return worst
+    gates = [
+        _batch_gate(min_speedup, [row for row in sweep.rows if row.name in group], sweep.batch)
+        for group in groups
+        for sweep in sweeps
+    ]
+    worst = max(gates, key=lambda gate: speed_gate.SEVERITY.index(gate.outcome))
+    judged = tuple(dict.fromkeys(gate.name for gate in gates))
+    return replace(worst, reason="" if worst.outcome is GateOutcome.REACHED else worst.reason, judged=judged)
 
 
 def _batch_gate(min_speedup: float, rows: Sequence[Row], batch: int) -> Gate:

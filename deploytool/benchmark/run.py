@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 from deploytool import serde
 from deploytool.backends import eager, eager_variants, given_graph, openvino
 from deploytool.backends.session import Session
-from deploytool.benchmark import comparison, machine_state, quick, ratio, result
+from deploytool.benchmark import comparison, eight_bits, machine_state, quick, ratio, result
 from deploytool.benchmark.interleave import TimingSeries
 from deploytool.benchmark.result import BatchResult, Bench, Latency, Row
 from deploytool.data.golden import Arrays
@@ -22,6 +22,7 @@ from deploytool.host import machine
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.parity import checks
 from deploytool.parity.checks import PlannedComparison
+from deploytool.results import report, runners, speed_gate
 from deploytool.results.artifact import Kind, openvino_graph
 from deploytool.results.report import Baseline
 from deploytool.spec import Job, Model, Options, Precision, Stage, Status, state_text
@@ -71,6 +72,7 @@ def run(home: Path, artifacts: StageInputs, options: BenchOptions, watch: Watch)
         *checks.graph_comparisons(device, job, artifacts),
         *checks.engine_comparisons(artifacts),
         *_in_openvino(artifacts, device, options.threads),
+        *eight_bits.steps(artifacts, device),
     ]
     original = quick.baseline(source.definition)
     baseline = _baseline(steps, original if options.baseline == AUTO else options.baseline)
@@ -89,21 +91,23 @@ def run(home: Path, artifacts: StageInputs, options: BenchOptions, watch: Watch)
         seconds=options.seconds,
         baseline=row_name(baseline),
         sweeps=sweeps,
-        gate=result.gate(options.min_speedup, sweeps, _deployed(steps)),
+        gate=result.gate(options.min_speedup, sweeps, _groups(steps, sweeps, _asked(artifacts))),
         files={file.relative_to(home).as_posix(): serde.file_digest(file) for file in files},
         versions={library: version for library in _LIBRARIES if (version := machine.version(library))},
     )
 
 
 def row_name(step: PlannedComparison) -> str:
-    """The name of a row: the stage, and the file too for engines, of which a stage can make several."""
+    """The name of a row: the stage, of engines with the file, and of INT8 with the runtime if it is OpenVINO."""
+    if step.stage == Stage.INT8:
+        return runners.label(Stage.INT8, step.runner)
     return f"{step.stage}/{step.file}" if step.stage == Stage.BUILD else step.stage
 
 
 def _io(artifacts: StageInputs) -> Precision:
     """The input type of the run's FP16 artifacts."""
-    for report in artifacts.chain(Kind.REPORT):
-        return serde.decode(Precision, serde.decode(dict[str, serde.Json], report.notes["serves"])["io"])
+    for artifact in artifacts.chain(Kind.REPORT):
+        return serde.decode(Precision, serde.decode(dict[str, serde.Json], artifact.notes["serves"])["io"])
     return Precision.FP32
 
 
@@ -152,10 +156,32 @@ def _baseline(steps: Sequence[PlannedComparison], name: str) -> PlannedCompariso
     return baseline
 
 
-def _deployed(steps: Sequence[PlannedComparison]) -> list[str]:
-    """The rows that a device would run: the engines if there are any, else the graphs."""
-    engines = [row_name(step) for step in steps if step.stage == Stage.BUILD]
-    return engines or [row_name(step) for step in steps if step.graph]
+def _asked(artifacts: StageInputs) -> tuple[Precision, ...]:
+    """The precisions that the run was asked for."""
+    options = [report.read(artifact.path).options for artifact in artifacts.chain(Kind.REPORT)]
+    return serde.decode(tuple[Precision, ...], options[-1].get("precision", [])) if options else ()
+
+
+def _groups(
+    steps: Sequence[PlannedComparison], sweeps: Sequence[BatchResult], asked: Collection[Precision]
+) -> list[list[str]]:
+    """The rows that are judged, by precision as in `speed_gate.judge`; the fastest of each group counts."""
+    engines = [step for step in steps if step.stage == Stage.BUILD]
+    timed = {row.name for sweep in sweeps for row in sweep.rows if row.ratio}
+    narrow = [
+        [row_name(step) for step in steps if precision in (step.precision, _of_stage(step))]
+        for precision in speed_gate.NARROW
+        if precision in asked
+    ]
+    narrow = [rows for rows in narrow if timed.intersection(rows)]
+    half = [row_name(step) for step in engines if step.precision is Precision.FP16]
+    graphs = [row_name(step) for step in steps if step.graph and step.stage != Stage.INT8]
+    return [*narrow, *([half or graphs] if Precision.FP16 in asked or not narrow else [])]
+
+
+def _of_stage(step: PlannedComparison) -> Precision | None:
+    """The precision of the stage that made a graph; None for what is no graph."""
+    return Stage(step.stage).precision if step.graph else None
 
 
 class _Sessions:

@@ -18,6 +18,7 @@ from deploytool.device import arguments
 from deploytool.errors import BadInput, DeployError, NotVerified, TooSlow
 from deploytool.host import machine
 from deploytool.pipeline import runner
+from deploytool.results import speed_gate
 from deploytool.spec import GateOutcome, SpeedVerdict, state_text
 
 if TYPE_CHECKING:
@@ -125,6 +126,8 @@ def _show(bench: Bench, path: Path) -> None:
         cli_console.table(console, _title(bench, sweep), columns, [_row(row) for row in sweep.rows])
         for line in _condition_lines(bench, sweep):
             cli_console.say(console, line)
+    if gate := bench.gate:
+        cli_console.say(console, speed_gate.line(gate.min_speedup, gate.outcome, gate.reason, gate.judged))
     cli_console.say(console, f"Written: {path}")
 
 

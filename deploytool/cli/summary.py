@@ -13,7 +13,7 @@ from deploytool.cli.command import Outcome
 from deploytool.errors import DeployError
 from deploytool.host import disk, side_files
 from deploytool.results import blame as results_blame
-from deploytool.results import measure_lines, runners, verdict
+from deploytool.results import measure_lines, runners, speed_gate, verdict
 from deploytool.results.artifact import PAGE, VARIANTS, Kind
 from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.measure import MeasuredArtifact, Measures
@@ -41,7 +41,7 @@ def show(console: Console, report: Report, home: Path) -> None:
         speed_columns = ("artifact", ">latency", f">{report.baseline}", "speed-up (95 % interval)")
         cli_console.table(console, title, speed_columns, [_speed_row(speed) for speed in report.speeds])
     made = (*_fp16_lines(report), *_int8_lines(report), *_fp8_lines(report))
-    findings = (*_no_verdict_lines(report), *made, *_fault_lines(report), *report.remarks)
+    findings = (*_no_verdict_lines(report), *_gate_lines(report), *made, *_fault_lines(report), *report.remarks)
     for line in (*findings, *_engine_lines(report, home), *_verdict_lines(conclusion(report, home), home)):
         cli_console.say(console, line)
 
@@ -157,6 +157,12 @@ def _no_verdict_lines(report: Report) -> list[str]:
     """Each reason for a speed without a verdict, once."""
     reasons = dict.fromkeys(speed.reason for speed in report.speeds if speed.verdict is SpeedVerdict.NO_VERDICT)
     return [f"Speed: {state_text(SpeedVerdict.NO_VERDICT, reason)}" for reason in reasons]
+
+
+def _gate_lines(report: Report) -> list[str]:
+    """The outcome of the required speed-up, with the rows that were judged."""
+    gate = report.gate
+    return [speed_gate.line(gate.min_speedup, gate.outcome, gate.reason, gate.judged or (gate.row,))] if gate else []
 
 
 def _fp16_lines(report: Report) -> list[str]:

@@ -10,10 +10,10 @@ from deploytool.data import batches, image_inputs, images, inputs_file, items
 from deploytool.data.case_digests import case_digests, picture_digest
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import BadInput
+from deploytool.results.int8 import MOST_CASES
 from deploytool.spec import Model, Range
 
 FEWEST, ENOUGH = 16, 100  # different cases: below the first the ranges are chance, below the second they are rough
-MOST = 500  # pictures that are chosen from a larger folder: ranges hardly change beyond some hundred
 _INPUTS = ".npz"  # the suffix of a file of inputs
 _AT_ONCE = 16  # cases of a file
 _REMEDY = "give others: what the result is judged by must not be what it was fitted to"
@@ -34,7 +34,9 @@ class CalibrationData:
         return self.read()
 
 
-def read(path: Path, model: Model, sizes: Mapping[str, Range], most: int = MOST, seed: int = 0) -> CalibrationData:
+def read(
+    path: Path, model: Model, sizes: Mapping[str, Range], most: int = MOST_CASES, seed: int = 0
+) -> CalibrationData:
     """The calibration data: pictures, as of `--data`, or an .npz file of inputs.
 
     `seed` determines which are taken of more than `most`. Raises BadInput if it cannot be read.

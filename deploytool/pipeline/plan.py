@@ -95,9 +95,8 @@ def plan_export(model: str | Model, requested: ExportOptions) -> Plan:
     home = checks.run_folder(Path(requested.out or Path("artifacts") / definition.name))
     if requested.junit:
         checks.output_file("--junit", Path(requested.junit), home)
-    precisions = checks.precisions(requested.precision)
     kind, is_quantised = factory.kind(definition.factory), definition.given is not None and definition.given.quantised
-    recipe = recipe_for(options, requested.to, kind, precisions, quantised=is_quantised)
+    recipe = recipe_for(options, requested.to, kind, options.precision, quantised=is_quantised)
     plan = Plan(definition, options, recipe, home, requested.require, requested.pack)
     memory_estimate.check_sizes(definition, options)
     disk_estimate.check(plan.recipe, definition, options, home, weights_file.size(options.weights))
@@ -228,6 +227,7 @@ def _resolve(
         metric=measured.metric,
         labels=measured.labels,
         max_drop=measured.max_drop,
+        precision=checks.precisions(requested.precision),
     )
 
 

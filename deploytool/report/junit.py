@@ -159,7 +159,7 @@ def _speed_cases(report: Report) -> Iterator[Case]:
 
 def _gate_case(gate: Gate, baseline: Baseline) -> Case:
     missed = f"a speed-up of {gate.min_speedup:g}× is not confirmed" if gate.outcome is GateOutcome.MISSED else ""
-    name = f"{gate.stage} is at least {gate.min_speedup:g}× as fast as {baseline.text}"
+    name = f"{gate.row} is at least {gate.min_speedup:g}× as fast as {baseline.text}"
     return Case("speed", name, failed=missed, skipped=gate.reason if gate.outcome is GateOutcome.OPEN else "")
 
 

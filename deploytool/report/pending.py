@@ -67,7 +67,7 @@ def _targets(report: Report, home: Path) -> Iterator[Row]:
 def _open_gate(report: Report, home: Path) -> Iterator[Row]:
     if (gate := report.gate) and gate.outcome is GateOutcome.OPEN:
         command = f"deploytool bench {home} --min-speedup {gate.min_speedup:g}"
-        yield Row(f"speed-up of {gate.stage}", gate.reason, "the device", (command,))
+        yield Row(f"speed-up of {gate.row}", gate.reason, "the device", (command,))
 
 
 def _omitted(report: Report, home: Path) -> Iterator[Row]:

@@ -78,7 +78,7 @@ def title(measures: Measures) -> str:
     return f"{measures.name} on {measures.images} {images}: {source}"
 
 
-def worse_stages(measures: Measures | None) -> set[Stage]:
-    """The stages whose artifacts are worse than the source."""
+def stages(measures: Measures | None, verdict: Inferiority) -> set[Stage]:
+    """The stages with an artifact that has this verdict."""
     artifacts = measures.artifacts if measures else ()
-    return {each.stage for each in artifacts if each.measure and each.measure.verdict is Inferiority.WORSE}
+    return {each.stage for each in artifacts if each.measure and each.measure.verdict is verdict}

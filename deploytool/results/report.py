@@ -293,15 +293,22 @@ class Engine:
 
 @dataclass(frozen=True)
 class Gate:
-    """The required speed-up and its outcome for the artifact that ships; reached if the lower bound reaches it.
+    """The required speed-up and its outcome for the row of the speed table that decides, which `stage` made.
 
-    `reason` says why the outcome is open.
+    It is reached if the lower bound reaches it. `reason` says why the outcome is open. `judged` are the rows that were
+    judged, the one that decides first.
     """
 
     min_speedup: float
     stage: Stage
     outcome: GateOutcome
     reason: str = ""
+    judged: tuple[str, ...] = field(default=(), metadata=ADDED)
+
+    @property
+    def row(self) -> str:
+        """The row that decides; its stage in the report of an older version."""
+        return self.judged[0] if self.judged else str(self.stage)
 
 
 @dataclass(frozen=True)

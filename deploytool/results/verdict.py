@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploytool.results import baked_values, measure_lines, runners
 from deploytool.results.blame import Finding
 from deploytool.results.faults import CASES, CHECK_LABELS, FaultsResult
+from deploytool.results.int8 import MOST_CASES
+from deploytool.results.measure import Inferiority
 from deploytool.results.report import (
     COARSEST,
     IMPLAUSIBLE,
@@ -18,14 +20,12 @@ from deploytool.results.report import (
     Engine,
     Equality,
     Fp16Range,
-    Gate,
     Parity,
     Report,
-    Speed,
     Tolerance,
     Weights,
 )
-from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, state_text
+from deploytool.spec import AUTO, GateOutcome, Precision, SpeedVerdict, Stage, Status, TargetPlan, Verdict, state_text
 
 _BY_SEVERITY = (NOISE, "invalid", "equal", "max_error", "top1", "top5", "snr_db", "cosine")
 _FIGURE_NAMES = {
@@ -39,12 +39,7 @@ _REDUCE_NOISE = (
     "or rewrite subtractions of nearly equal values and divisions by small values"
 )
 KEEP_FP32_OPTION = "--keep-fp32 auto"  # helps if the range or the resolution of FP16 is too small for a model
-_NOT_SHIPPED = (
-    Stage.TORCHSCRIPT,
-    Stage.INT8,
-    Stage.FP8,
-    Stage.BUILD,
-)  # not in a bundle, or another may serve in its place
+KEEP_OPTION = "--keep auto"  # helps if a few layers lose most in 8 bits
 _COARSE = 512.0  # from here on the FP16 step is 0.5 or more
 _LARGEST = 1e38  # replaces infinity, which JSON does not have
 
@@ -96,20 +91,21 @@ def conclude(report: Report, home: Path, finding: Finding | None = None) -> Conc
         reasons = (*failed, blamed_line(finding)) if finding else failed
         return Conclusion(Verdict.FAIL, reasons, pending, _steps_after_failure(report, home, blamed=bool(finding)))
     if gate and gate.outcome is GateOutcome.MISSED:
-        problem = f"{gate.stage}: a speed-up of {gate.min_speedup:g}× over {report.baseline.text} is not confirmed"
+        problem = f"{gate.row}: a speed-up of {gate.min_speedup:g}× over {report.baseline.text} is not confirmed"
         step = NextStep("see the speed table, or lower --min-speedup")
         return Conclusion(Verdict.SLOW, (problem,), pending, (step,))
     if report.faults and report.faults.weak:
         step = NextStep(f"export again with --cases {home / Stage.FAULTS / CASES}")
         return Conclusion(Verdict.UNPROVEN, (f"The golden cases miss {missed_line(report.faults)}",), pending, (step,))
+    in_eight_bits = _steps_in_eight_bits(report, Inferiority.NOT_DECIDED)
     if undecided and report.measures and report.measures.stated:
-        return Conclusion(
-            Verdict.UNPROVEN, undecided, pending, (NextStep("add images to --data, or raise --max-drop"),)
-        )
+        steps = (NextStep("add images to --data, or raise --max-drop"), *in_eight_bits)
+        return Conclusion(Verdict.UNPROVEN, undecided, pending, steps)
     pending = (*pending, *undecided)
     if gate and gate.outcome is GateOutcome.OPEN:
-        pending = (*pending, f"speed-up of {gate.stage}: {gate.reason}")
-    return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, (_step_after_pass(report, home),))
+        pending = (*pending, f"speed-up of {gate.row}: {gate.reason}")
+    steps = (_step_after_pass(report, home), *in_eight_bits)
+    return Conclusion(Verdict.PASS_HERE if pending else Verdict.PASS, (), pending, steps)
 
 
 def _selection_conclusion(report: Report, noisy: Comparison, pending: tuple[str, ...]) -> Conclusion:
@@ -131,10 +127,22 @@ def _steps_after_failure(report: Report, home: Path, *, blamed: bool) -> tuple[N
     if only_bf16_fails(report):
         return (NextStep(f"deploy the FP16 graph, or leave out --precision {Precision.BF16}"),)
     if not checks_failed(report):
-        return (*keep, NextStep("see the images on which they differ in the report"))
+        better = _steps_in_eight_bits(report, Inferiority.WORSE)
+        return (*keep, *better, NextStep("see the images on which they differ in the report"))
     if blamed:
         return (*keep, NextStep("reduce the failure to a small model", f"deploytool blame {home} --reduce"))
     return (*keep, NextStep("find the layer", f"deploytool blame {home}"))
+
+
+def _steps_in_eight_bits(report: Report, judged: Inferiority) -> tuple[NextStep, ...]:
+    """What may help graphs in 8 bits that are `judged` so: the search for layers to keep out, and better ranges."""
+    cases = max((made.cases for made in (report.int8, report.fp8) if made), default=0)
+    if not cases or not measure_lines.stages(report.measures, judged) & {Stage.INT8, Stage.FP8}:
+        return ()
+    is_auto = report.options.get("keep") in ([AUTO], (AUTO,))
+    keep = [] if is_auto else [NextStep(f"repeat the command with {KEEP_OPTION}")]
+    more = [NextStep(f"give --calibration more than {cases} pictures")] if cases < MOST_CASES else []
+    return (*keep, *more)
 
 
 def _step_after_pass(report: Report, home: Path) -> NextStep:
@@ -195,28 +203,6 @@ def requested_tolerances(report: Report) -> dict[str, float]:
     return (
         {str(name): float(str(limit)) for name, limit in tolerances.items()} if isinstance(tolerances, Mapping) else {}
     )
-
-
-def judge_gate(min_speedup: float | None, speeds: Sequence[Speed], *, engine: bool) -> Gate | None:
-    """Compares the required speed-up with that of what ships: the engine if there is one, else the fastest graph.
-
-    It is reached if the lower bound of the 95 % interval reaches it, and open if the machine was too uneven or nothing
-    that ships was measured; otherwise it is missed.
-    """
-    if min_speedup is None:
-        return None
-    graphs = [speed for speed in speeds if speed.stage not in _NOT_SHIPPED]
-    shipped = [speed for speed in speeds if speed.stage is Stage.BUILD] if engine else graphs
-    measured = [speed for speed in shipped if speed.low is not None]
-    if not measured:
-        first = shipped[0]
-        return Gate(min_speedup, first.stage, GateOutcome.OPEN, state_text(first.status, first.reason))
-    best = max(measured, key=lambda speed: speed.low or 0.0)
-    if (best.low or 0.0) < min_speedup:
-        return Gate(min_speedup, best.stage, GateOutcome.MISSED)
-    if best.verdict is SpeedVerdict.NO_VERDICT:
-        return Gate(min_speedup, best.stage, GateOutcome.OPEN, state_text(best.verdict, best.reason))
-    return Gate(min_speedup, best.stage, GateOutcome.REACHED)
 
 
 def int8_gain_lines(report: Report) -> tuple[str, ...]:
@@ -352,7 +338,7 @@ def _failed_stages(report: Report) -> set[Stage]:
     """The stages with a failed check, a wrong value that became a constant, or an artifact worse than the source."""
     failed = {comparison.stage for comparison in report.comparisons for check in comparison.checks if check.broken}
     failed |= {baked.stage for baked in report.baked_values if baked.wrong}
-    return failed | measure_lines.worse_stages(report.measures)
+    return failed | measure_lines.stages(report.measures, Inferiority.WORSE)
 
 
 def omitted_lines(report: Report) -> tuple[str, ...]:

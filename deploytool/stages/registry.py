@@ -193,7 +193,10 @@ STAGES: Mapping[Stage, Contract] = {
     Stage.VALIDATE: Contract(
         (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH),
         Kind.REPORT,
-        ("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets", "builder"),
+        (
+            *("batch", "sizes", "data", "io", "runner", "seconds", "tolerance", "min_speedup", "targets", "builder"),
+            "precision",
+        ),
         ("torch", *_ORT, *DISTRIBUTIONS),
         optional=(
             Kind.TORCHSCRIPT,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deploytool import serde
 from deploytool.backends import eager, fp16_emulation
-from deploytool.benchmark import quick
+from deploytool.benchmark import eight_bits, quick
 from deploytool.data.golden import Golden
 from deploytool.host import machine
 from deploytool.loading.stage_inputs import StageInputs
@@ -17,7 +17,7 @@ from deploytool.parity.checks import PlannedComparison
 from deploytool.parity.intermediates import Probes
 from deploytool.parity.replay import replay
 from deploytool.parity.shape_corners import Corner, draw
-from deploytool.results import baked_values, report, verdict
+from deploytool.results import baked_values, report, speed_gate, verdict
 from deploytool.results.artifact import LIMITS, Kind, Notes
 from deploytool.results.baked_values import BakedValue, Origin
 from deploytool.results.corners import NOTE
@@ -25,7 +25,7 @@ from deploytool.results.faults import FaultsResult
 from deploytool.results.fp8 import Fp8
 from deploytool.results.int8 import Int8
 from deploytool.results.measure import Measures
-from deploytool.results.report import Comparison, Fp16Range, Report, Speed, Weights
+from deploytool.results.report import Comparison, Fp16Range, Report, Weights
 from deploytool.spec import BATCH, Job, Precision, Range, Stage
 from deploytool.stages.registry import STAGES
 from deploytool.targets import DISTRIBUTIONS
@@ -41,8 +41,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     at_sizes = noise.NoiseAtSizes(weights, job.options.tolerance, sample.noise)
     corners = _corners(job, weights, sample, _baked_values(inputs))
     comparisons = _compare(job, inputs, sample, devices, engines, corners, at_sizes)
-    timed = checks.graph_comparisons(devices[-1], job, inputs) + engines + _int8_kernels(inputs, devices[-1])
-    timed += [step for step in checks.fp8_comparisons(inputs) if not step.emulated]
+    timed = checks.graph_comparisons(devices[-1], job, inputs) + engines + eight_bits.with_fp32(inputs, devices[-1])
     speeds, rounds = quick.measure(weights, timed, sample.inputs, job, devices[-1])
     result = Report(
         schema=report.SCHEMA,
@@ -55,7 +54,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         data=job.options.data.path if job.options.data else None,
         comparisons=comparisons,
         speeds=speeds,
-        gate=verdict.judge_gate(job.options.min_speedup, _shipped(inputs, speeds), engine=bool(engines)),
+        gate=speed_gate.judge(job.options.min_speedup, speeds, checks.build_notes(inputs), job.options.precision),
         fp16_range=_fp16_range(inputs, sample),
         faults=_faults(inputs),
         engines=checks.build_notes(inputs),
@@ -81,12 +80,6 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "serves": serde.encode(serves),
         NOTE: serde.encode(corner_records.write(out.parent, recorded, at_sizes, _int8_graphs(inputs), sample)),
     }
-
-
-def _shipped(inputs: StageInputs, speeds: Sequence[Speed]) -> list[Speed]:
-    """The speeds without those of engines in other precisions, for which FP16 may stand in on a device."""
-    left_out = {engine.file for engine in checks.build_notes(inputs) if engine.precision is not Precision.FP16}
-    return [speed for speed in speeds if speed.file not in left_out]
 
 
 def _compare(
@@ -164,20 +157,6 @@ def _measures(inputs: StageInputs) -> Measures | None:
     """The result of the metric stage; None if it did not run."""
     files = [artifact.path for artifact in inputs.chain(Kind.MEASURES)]
     return serde.read(Measures, files[-1]) if files else None
-
-
-def _int8_kernels(inputs: StageInputs, device: str) -> list[PlannedComparison]:
-    """What is timed of INT8 on a device: the graph in the kernels of each runtime, and engines.
-
-    Beside the graph in OpenVINO there is the FP32 graph that is best in it. A graph that came with its Q/DQ nodes is
-    timed as the graph of the run already.
-    """
-    result = _int8(inputs)
-    if result is None or result.as_given:
-        return []
-    steps = [step for step in checks.int8_comparisons(inputs) if not step.emulated]
-    timed = [step for step in steps if step.device == device or step.absent]
-    return [*(checks.openvino_step(inputs) for step in timed if step.runner == "openvino"), *timed]
 
 
 def _int8(inputs: StageInputs) -> Int8 | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 
 from deploytool import serde
 from deploytool.backends import eager, eager_variants
+from deploytool.backends.session import Session
 from deploytool.benchmark import interleave, machine_state, result, run
 from deploytool.benchmark.machine_state import Conditions
 from deploytool.benchmark.ratio import Ratio
@@ -20,7 +21,8 @@ from deploytool.benchmark.result import BatchResult, Bench, Row
 from deploytool.benchmark.run import BenchOptions
 from deploytool.errors import BadInput, MissingBackend, StageFailed
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.spec import GateOutcome, SpeedVerdict, Status
+from deploytool.parity.checks import PlannedComparison
+from deploytool.spec import GateOutcome, Precision, SpeedVerdict, Stage, Status
 from tests.benchmark.simulated_machine import series
 from tests.conftest import artifacts
 
@@ -178,10 +180,10 @@ def test_the_gate_is_for_the_deployed_artifacts(
     outcome: str,
 ) -> None:
     sweeps = run.run(finished, inputs, options(batches=(1, 2)), ignore_progress).sweeps
-    gate = result.gate(min_speedup, sweeps, deployed)
+    gate = result.gate(min_speedup, sweeps, [deployed])
     assert gate is not None
     assert (gate.name, gate.outcome) == (deployed[-1], outcome)
-    assert result.gate(None, sweeps, deployed) is None
+    assert result.gate(None, sweeps, [deployed]) is None
 
 
 def test_a_missed_batch_size_outweighs_an_open_one() -> None:
@@ -197,7 +199,7 @@ def test_a_missed_batch_size_outweighs_an_open_one() -> None:
         ((reached, uncertain, reached), GateOutcome.OPEN),
         ((reached, reached), GateOutcome.REACHED),
     ):
-        gate = result.gate(2.0, sweeps, ["rewrite"])
+        gate = result.gate(2.0, sweeps, [["rewrite"]])
         assert gate is not None
         assert gate.outcome == outcome
 
@@ -301,3 +303,29 @@ def test_all_eager_variants_are_timed_on_a_gpu(finished: Path, inputs: StageInpu
         assert 0 < latency.gpu_ms <= latency.p50_ms
         assert latency.launch_bound is not None
     assert sweep.conditions.gpu
+
+
+def test_the_gate_of_a_run_in_int8_is_for_the_fastest_runtime_of_int8() -> None:
+    """FP16 is judged too if it was asked for; what nothing here times is judged by what else ships."""
+
+    def unopened() -> AbstractContextManager[Session]:
+        raise AssertionError("nothing runs here")
+
+    def step(stage: Stage, runner: str, precision: Precision = Precision.FP32) -> PlannedComparison:
+        graph = None if stage is Stage.BUILD else Path("model.onnx")
+        return PlannedComparison(stage, "fp8.plan", runner, "cpu", "", unopened, graph, precision=precision)
+
+    def sweep(*names: str) -> BatchResult:
+        rows = [Row(name, "", "", Status.MEASURED, ratio=Ratio(1.0, 1.0, 1.0)) for name in names]
+        return BatchResult(1, 9, EVEN, Ratio(1.0, 1.0, 1.0), tuple(rows))
+
+    int8 = [step(Stage.INT8, runner) for runner in ("onnxruntime", "openvino")]
+    steps = [step(Stage.REWRITE, "onnxruntime"), *int8, step(Stage.BUILD, "tensorrt_rtx", Precision.FP8)]
+    assert [run.row_name(each) for each in steps] == ["rewrite", "int8", "int8 in OpenVINO", "build/fp8.plan"]
+    timed, both = [sweep("rewrite", "int8", "int8 in OpenVINO")], ["int8", "int8 in OpenVINO"]
+    assert run._groups(steps, timed, (Precision.INT8,)) == [both]
+    assert run._groups(steps, timed, (Precision.FP16, Precision.INT8)) == [both, ["rewrite"]]
+    for asked in ((), (Precision.FP16,), (Precision.FP8,)):
+        assert run._groups(steps, timed, asked) == [["rewrite"]]
+    on_gpu = [sweep("rewrite", "build/fp8.plan")]
+    assert run._groups(steps, on_gpu, (Precision.INT8, Precision.FP8)) == [["build/fp8.plan"]]

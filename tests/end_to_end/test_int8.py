@@ -15,7 +15,7 @@ import pytest
 
 from deploytool import api
 from deploytool.backends import openvino
-from deploytool.benchmark import quick
+from deploytool.benchmark import eight_bits, quick
 from deploytool.bundle.int8 import Why
 from deploytool.bundle.manifest import CORNERS_SCHEMA, content_digest, read_manifest
 from deploytool.cli import summary
@@ -32,7 +32,6 @@ from deploytool.results.measure import AGREEMENT, Inferiority
 from deploytool.results.report import Report
 from deploytool.results.verdict import conclude
 from deploytool.spec import Job, Precision, Stage, Status, Verdict
-from deploytool.stages import validate
 from tests import given_graphs
 from tests.conftest import QUICK, TINY, artifacts
 from tests.device.ort_cpu import HERE
@@ -272,7 +271,7 @@ def test_a_bundle_has_fp32_alone_where_it_is_not_decided(run: api.Run, tmp_path:
 
 def test_its_gain_in_a_runtime_is_that_over_the_fp32_graph_there(run: api.Run) -> None:
     given, job = artifacts(run.folder), Job(TINY, replace(QUICK, seconds=0.2))
-    steps = checks.graph_comparisons("cpu", job, given) + validate._int8_kernels(given, "cpu")
+    steps = checks.graph_comparisons("cpu", job, given) + eight_bits.with_fp32(given, "cpu")
     weights, inputs = given.source().weights, given.golden().inputs
     timed = quick.measure(weights, steps, inputs, job, "cpu")[0]
     speeds = {each.runner: each for each in timed if each.stage is Stage.INT8}

@@ -35,6 +35,7 @@ RESOLVED: dict[str, tuple[Any, Any]] = {
     "tolerance": ({"fp16": 0.005}, {"fp16": 0.005}),
     "faults": (2, 2),
     "min_speedup": (1.5, 1.5),
+    "precision": ("bf16", (Precision.BF16,)),
     "seconds": (0.5, 0.5),
     "sequence": (3, 3),
     "outputs": (["logits"], ("logits",)),

@@ -12,6 +12,9 @@ from deploytool.results import runners, verdict
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.blame import Finding, Layer
 from deploytool.results.faults import FaultsResult, MissedFault
+from deploytool.results.fp8 import Fp8
+from deploytool.results.int8 import Int8
+from deploytool.results.measure import Difference, Inferiority, Measure, MeasuredArtifact, Measures
 from deploytool.results.report import (
     SCHEMA,
     Check,
@@ -232,3 +235,45 @@ def test_a_required_speed_that_was_not_measured_is_pending() -> None:
     (line,) = conclusion.pending
     assert line.endswith("build: built, not run")
     assert conclusion.passed
+
+
+def measured(stage: Stage, judged: Inferiority) -> MeasuredArtifact:
+    measure = Measure(0.9, 0.95, 300, Difference(-0.05, -0.08, -0.02), judged, None)
+    return MeasuredArtifact(stage, "file.onnx", "onnxruntime", "cpu", Status.MEASURED, measure)
+
+
+def in_eight_bits(
+    *judged: MeasuredArtifact, cases: int = 128, keep: tuple[str, ...] = (), stated: bool = False
+) -> Report:
+    """A run with an INT8 and an FP8 graph, and what the metric says of its artifacts."""
+    measures = Measures("top1", None, 0.01, stated, "pictures", 300, 0.95, judged)
+    fp8 = Fp8("fp8.onnx", cases, False, False, 0.1, 1.0, 1.0)
+    report = dataclasses.replace(written(comparison(Stage.FP16, check())), options={"keep": list(keep)})
+    return dataclasses.replace(report, measures=measures, int8=Int8(cases, ()), fp8=fp8)
+
+
+AUTO, MORE = "repeat the command with --keep auto", "give --calibration more than 128 pictures"
+
+
+@pytest.mark.parametrize("stage", [Stage.INT8, Stage.FP8])
+def test_worse_in_8_bits_recommends_to_keep_layers_and_to_calibrate_on_more(stage: Stage) -> None:
+    worse = measured(stage, Inferiority.WORSE)
+    result, _, steps = outcome(in_eight_bits(worse))
+    assert (result, steps) == (Verdict.FAIL, [AUTO, MORE, "see the images on which they differ in the report"])
+    assert outcome(in_eight_bits(worse, keep=("auto",)))[2][0] == MORE
+    assert outcome(in_eight_bits(worse, keep=("stem",)))[2][0] == AUTO
+    assert outcome(in_eight_bits(worse, cases=500))[2][1].startswith("see the images")
+    as_given = dataclasses.replace(in_eight_bits(worse), int8=Int8(0, ()), fp8=None)
+    assert outcome(as_given)[2] == ["see the images on which they differ in the report"]
+    other = measured(Stage.FP16, Inferiority.WORSE)
+    assert AUTO not in outcome(in_eight_bits(other))[2]
+
+
+def test_not_decided_in_8_bits_recommends_the_same_after_more_images() -> None:
+    undecided = measured(Stage.INT8, Inferiority.NOT_DECIDED)
+    result, _, steps = outcome(in_eight_bits(undecided, stated=True))
+    assert (result, steps) == (Verdict.UNPROVEN, ["add images to --data, or raise --max-drop", AUTO, MORE])
+    result, _, steps = outcome(in_eight_bits(undecided))
+    assert (result, steps) == (Verdict.PASS_HERE, ["deploytool pack run", AUTO, MORE])
+    other = measured(Stage.FP16, Inferiority.NOT_DECIDED)
+    assert outcome(in_eight_bits(other))[2] == ["deploytool pack run"]

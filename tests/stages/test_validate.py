@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.pipeline.recipe import PIPELINE
 from deploytool.results import report, verdict
-from deploytool.results.report import Gate, Report, Speed
-from deploytool.spec import GateOutcome, Job, Options, Precision, Range, SpeedVerdict, Stage, Status
+from deploytool.results.report import Report
+from deploytool.spec import Job, Options, Precision, Range, Stage, Status
 from deploytool.stages import validate
 from tests.conftest import QUICK, TINY, artifacts
 
@@ -145,41 +145,3 @@ def test_nan_in_the_answers_of_an_artifact_fails(run_copy: Path, tmp_path: Path)
     fp16 = next(comparison for comparison in written.comparisons if comparison.stage == "fp16")
     assert [check.parity.invalid for check in fp16.checks] == [4, 8, 1, 1, 1, 4]
     assert all("invalid" in check.broken for check in fp16.checks)
-
-
-def speed(stage: Stage, low: float | None) -> Speed:
-    status = Status.MEASURED if low is not None else Status.BUILT_NOT_RUN
-    return Speed(stage, "file", "runner", status, 1.0, 2.0, low and low + 0.1, low, low and low + 0.2)
-
-
-@pytest.mark.parametrize(
-    ("speeds", "engine", "stage", "outcome"),
-    [
-        ((speed(Stage.SIMPLIFY, 2.1), speed(Stage.FP16, 0.9)), False, Stage.SIMPLIFY, GateOutcome.REACHED),
-        ((speed(Stage.SIMPLIFY, 1.9), speed(Stage.FP16, 0.9)), False, Stage.SIMPLIFY, GateOutcome.MISSED),
-        ((speed(Stage.TORCHSCRIPT, 9.0), speed(Stage.SIMPLIFY, 1.0)), False, Stage.SIMPLIFY, GateOutcome.MISSED),
-        ((speed(Stage.SIMPLIFY, 9.0), speed(Stage.BUILD, 1.5)), True, Stage.BUILD, GateOutcome.MISSED),
-        ((speed(Stage.SIMPLIFY, 1.0), speed(Stage.BUILD, 2.5)), True, Stage.BUILD, GateOutcome.REACHED),
-        ((speed(Stage.SIMPLIFY, 9.0), speed(Stage.BUILD, None)), True, Stage.BUILD, GateOutcome.OPEN),
-    ],
-)
-def test_the_gate_uses_the_lower_bound_of_the_speedup(
-    speeds: tuple[Speed, ...], engine: bool, stage: Stage, outcome: GateOutcome
-) -> None:
-    gate = verdict.judge_gate(2.0, speeds, engine=engine)
-    assert gate is not None
-    assert (gate.stage, gate.outcome) == (stage, outcome)
-    assert gate.reason == ("built, not run" if outcome is GateOutcome.OPEN else "")
-
-
-def test_the_gate_stays_open_on_an_uneven_machine() -> None:
-    unreliable = dataclasses.replace(
-        speed(Stage.SIMPLIFY, 187.0), verdict=SpeedVerdict.NO_VERDICT, reason="eager waited"
-    )
-    gate = verdict.judge_gate(2.0, (unreliable, speed(Stage.FP16, 0.9)), engine=False)
-    assert gate is not None
-    assert gate == Gate(2.0, Stage.SIMPLIFY, GateOutcome.OPEN, "no verdict (eager waited)")
-
-
-def test_without_a_minimum_speedup_there_is_no_gate() -> None:
-    assert verdict.judge_gate(None, (), engine=False) is None
