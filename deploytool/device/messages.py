@@ -12,7 +12,7 @@ from deploytool.device.build import Record
 from deploytool.device.corners import CornerOutcome
 from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
-from deploytool.device.probe import ProbeResult, Race
+from deploytool.device.probe import Int8Speed, ProbeResult, Race
 from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.host import disk
@@ -26,21 +26,17 @@ def verification_lines(verification: Verification, *, every: bool) -> Iterator[s
     digest = verification.digest[:12]
     yield f"{verification.bundle}: {verification.name}, sequence {verification.sequence}, digest {digest}"
     yield from (f"  {step.name:<14}{step.status}" for step in verification.steps)
-    width = max((len(_way(result)) + 2 for result in verification.tried), default=0)
-    yield from (f"  {_way(result):<{max(width, 14)}}{_result_text(result)}" for result in verification.tried)
+    width = max((len(result.name) + 2 for result in verification.tried), default=0)
+    yield from (f"  {result.name:<{max(width, 14)}}{_result_text(result)}" for result in verification.tried)
     if verification.race:
         yield f"  {_race_text(verification.race)}"
+    yield from (f"  {int8_text(speed)}" for speed in verification.int8_speeds)
     if verification.tier is None:
         yield "Nothing here runs this model."
     elif every and not verification.race:
         yield f"The first that works here serves: {verification.tier}{_in_int8(verification)}."
     else:
         yield f"It works here: {verification.tier} serves{_in_int8(verification)}."
-
-
-def _way(result: ProbeResult) -> str:
-    """What was tried: the tier, and that it computes in INT8 if it does."""
-    return f"{result.tier} INT8" if result.int8 else str(result.tier)
 
 
 def _in_int8(verification: Verification) -> str:
@@ -59,6 +55,15 @@ def _race_text(race: Race) -> str:
     speedup = f"{race.speedup.value:.2f}× ({race.speedup.low:.2f}–{race.speedup.high:.2f})"
     than = "" if race.serves is race.second else ", not significantly faster"
     return f"{race.second} has {speedup} the speed of {race.first} at batch {race.batch}, timed in turn{than}"
+
+
+def int8_text(speed: Int8Speed) -> str:
+    """How fast INT8 is beside FP32 in one runtime, or that it brings no gain."""
+    if speed.speedup is None:
+        return f"{speed.tier} INT8 and FP32 were not compared: {speed.reason}"
+    interval = f"{speed.speedup.value:.2f}× ({speed.speedup.low:.2f}–{speed.speedup.high:.2f})"
+    no_gain = "" if speed.is_gain else ": no gain"
+    return f"{speed.tier} INT8 has {interval} the speed of FP32 at batch {speed.batch}, timed in turn{no_gain}"
 
 
 def _result_text(result: ProbeResult) -> str:

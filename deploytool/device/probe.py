@@ -73,6 +73,11 @@ class ProbeResult:
     int8: bool = field(default=False, metadata=ADDED)
 
     @property
+    def name(self) -> str:
+        """What was tried: the tier, and that it computes in INT8 if it does."""
+        return f"{self.tier} INT8" if self.int8 else str(self.tier)
+
+    @property
     def passed(self) -> bool:
         """Whether it ran here with the right outputs."""
         return self.status is Attempt.MEASURED
@@ -102,6 +107,24 @@ class Race:
     batch: int
     speedup: Ratio | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class Int8Speed:
+    """How many times as fast INT8 is as FP32 in one runtime on the CPU, timed in turn on one batch.
+
+    `speedup` is None if it could not be measured, for `reason`.
+    """
+
+    tier: Tier
+    batch: int
+    speedup: Ratio | None = None
+    reason: str = ""
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether INT8 is significantly faster."""
+        return self.speedup is not None and self.speedup.low > 1
 
 
 @dataclass(frozen=True)
@@ -251,6 +274,19 @@ def probe_in_order(
     outcome = racer(passed[0], rival)
     order = sorted(results, key=lambda result: result.tier is outcome.first and outcome.serves is not outcome.first)
     return Probing(tuple(order), outcome)
+
+
+def int8_speeds(candidates: Sequence[Candidate], results: Sequence[ProbeResult], racer: Racer) -> tuple[Int8Speed, ...]:
+    """INT8 against FP32 in each runtime on the CPU in which both work."""
+    passed = {(result.tier, result.file, result.int8) for result in results if result.passed}
+    working = [each for each in candidates if (each.tier, Path(each.path).name, each.is_int8) in passed]
+    speeds = []
+    for tier in CPU_TIERS:
+        by_precision = {each.is_int8: each for each in reversed(working) if each.tier is tier}
+        if len(by_precision) == 2:
+            race = racer(by_precision[False], by_precision[True])
+            speeds.append(Int8Speed(tier, race.batch, race.speedup, race.reason))
+    return tuple(speeds)
 
 
 def serving(candidates: Sequence[Candidate], results: Sequence[ProbeResult]) -> Candidate:

@@ -25,7 +25,7 @@ from deploytool.bundle.manifest import (
 from deploytool.device import build, probe
 from deploytool.device.candidates import Candidate, Tier, candidates, omission_reason
 from deploytool.device.environment import Environment, mismatch
-from deploytool.device.probe import Prober, ProbeResult, Race, Racer
+from deploytool.device.probe import Int8Speed, Prober, ProbeResult, Race, Racer
 from deploytool.errors import CorruptBundle, MissingBackend, Refused
 from deploytool.host import machine
 from deploytool.spec import ADDED
@@ -70,7 +70,8 @@ class Integrity:
 class Verification:
     """The result of a verification on one machine; `tier` is the one that serves, None if none works.
 
-    `race` is the comparison of two runtimes that both work on the CPU, None if there was none.
+    `race` compares two runtimes that both work on the CPU, None if there was nothing to compare; `int8_speeds` compare
+    INT8 with FP32 in each.
     """
 
     bundle: str
@@ -83,6 +84,7 @@ class Verification:
     tried: tuple[ProbeResult, ...]
     tier: Tier | None
     race: Race | None = field(default=None, metadata=ADDED)
+    int8_speeds: tuple[Int8Speed, ...] = field(default=(), metadata=ADDED)
 
 
 def check_integrity(folder: Path, options: VerifyOptions = VerifyOptions()) -> Integrity:
@@ -228,9 +230,11 @@ def verify(
 ) -> Verification:
     """Runs the golden cases on each candidate down to the first that works, or with `every` on all of them.
 
-    With a `racer`, the faster of two runtimes that both work on the CPU serves.
+    With a `racer`, the faster of two runtimes that both work on the CPU serves; with `every`, INT8 and FP32 are also
+    timed in turn.
     """
-    probing = probe.probe_in_order(run_candidates(checked, environment, built), prober, every=every, racer=racer)
+    found = run_candidates(checked, environment, built)
+    probing = probe.probe_in_order(found, prober, every=every, racer=racer)
     results = probing.results
     working = probe.first_passed(results)
     return Verification(
@@ -248,4 +252,5 @@ def verify(
         tried=results,
         tier=working.tier if working else None,
         race=probing.race,
+        int8_speeds=probe.int8_speeds(found, results, racer) if every and racer else (),
     )

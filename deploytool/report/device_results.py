@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploytool.bundle.manifest import MANIFEST_FILE, manifest_digest
+from deploytool.device import messages, probe
 from deploytool.device.verify import Verification
 from deploytool.diff import sides
 from deploytool.errors import BadInput
@@ -54,17 +55,22 @@ def _read_or_none(path: Path) -> Verification | None:
 def rows(results: tuple[Verification, ...]) -> Iterator[tuple[str, ...]]:
     """One row for each machine and backend: machine, backend, largest error, top-1, median latency, status."""
     for result in results:
+        selected = probe.first_passed(result.tried)
         for attempt in result.tried:
             if attempt.trial is None:
-                yield (result.machine, attempt.tier, "–", "–", "–", attempt.reason)
+                yield (result.machine, attempt.name, "–", "–", "–", attempt.reason)
                 continue
             parity = attempt.trial.check.parity
             top1 = "–" if parity.top1 is None else f"{parity.top1:.0%}"
             status = attempt.reason or str(attempt.status)
-            if attempt.tier == result.tier:
+            if attempt == selected:
                 status += ", selected"
+            if attempt.int8:
+                status += "".join(
+                    f"; {messages.int8_text(each)}" for each in result.int8_speeds if each.tier == attempt.tier
+                )
             latency = f"{attempt.trial.latency_ms:.2f} ms"
-            yield (result.machine, attempt.tier, f"{parity.max_error:.1e}", top1, latency, status)
+            yield (result.machine, attempt.name, f"{parity.max_error:.1e}", top1, latency, status)
 
 
 def _bundle_digest(home: Path) -> str | None:

@@ -18,7 +18,7 @@ from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.int8 import Choice, Why
 from deploytool.bundle.manifest import NARROW_SCHEMA, SCHEMA, read_manifest, schema_of, write_manifest
 from deploytool.data import golden
-from deploytool.device import build, messages, probe, verify, worker
+from deploytool.device import build, commands, messages, probe, verify, worker
 from deploytool.device.candidates import CPU_TIERS, Candidate, Tier
 from deploytool.device.environment import Environment, detect, mismatch
 from deploytool.device.probe import Attempt, ProbeResult, Race
@@ -233,3 +233,60 @@ def test_a_bf16_engine_needs_compute_capability_8_0(packed: Path) -> None:
     narrow = replace(engine, precision=Precision.BF16, capabilities=("7.5", "8.9"))
     assert mismatch(narrow, LAPTOP) is None
     assert mismatch(narrow, older) == "compute capability 7.5 has no BF16, which starts with 8.0"
+
+
+def speeds(folder: Path, speedup: Ratio | None, *failing: tuple[Tier, bool]) -> tuple[probe.Int8Speed, ...]:
+    """INT8 against FP32 in each runtime, with a race that has this result; `failing` are tiers, in INT8 or not."""
+    found = on_cpu(folder, replace(HERE, openvino="2026"))
+
+    def prober(candidate: Candidate) -> ProbeResult:
+        failed = (candidate.tier, candidate.is_int8) in failing
+        status = Attempt.FAILED if failed else Attempt.MEASURED
+        return ProbeResult(candidate.tier, Path(candidate.path).name, status, int8=candidate.is_int8)
+
+    def racer(first: Candidate, second: Candidate) -> Race:
+        assert (first.tier, first.is_int8, second.is_int8) == (second.tier, False, True)
+        return Race(first.tier, second.tier, first.tier, 1, speedup, "" if speedup else "it hung")
+
+    results = probe.probe_in_order(found, prober, every=True).results
+    return probe.int8_speeds(found, results, racer)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "text"),
+    [
+        (Ratio(1.3, 1.2, 1.4), "ORT CPU INT8 has 1.30× (1.20–1.40) the speed of FP32 at batch 1, timed in turn"),
+        (Ratio(1.1, 0.9, 1.2), "INT8 has 1.10× (0.90–1.20) the speed of FP32 at batch 1, timed in turn: no gain"),
+        (None, "ORT CPU INT8 and FP32 were not compared: it hung"),
+    ],
+)
+def test_int8_is_timed_in_turn_with_fp32_in_each_runtime(with_int8: Path, speedup: Ratio | None, text: str) -> None:
+    both = speeds(with_int8, speedup)
+    assert [(each.tier, each.speedup) for each in both] == [(ORT, speedup), (OPENVINO, speedup)]
+    result = replace(verified(with_int8), int8_speeds=both)
+    (line,) = [
+        line for line in messages.verification_lines(result, every=True) if "ORT CPU INT8" in line and "FP32" in line
+    ]
+    assert line.endswith(text)
+    assert serde.decode(Verification, json.loads(serde.text(result))) == result
+    assert "int8_speeds" not in serde.text(verified(with_int8))
+
+
+def test_int8_is_compared_only_where_both_work(with_int8: Path, packed: Path) -> None:
+    ratio = Ratio(1.3, 1.2, 1.4)
+    assert [each.tier for each in speeds(with_int8, ratio, (ORT, True))] == [OPENVINO]
+    assert [each.tier for each in speeds(with_int8, ratio, (OPENVINO, False))] == [ORT]
+    assert speeds(packed, ratio) == ()
+
+
+def test_bench_times_int8_against_fp32_and_verify_does_not(with_int8: Path) -> None:
+    done = commands.bench(with_int8, seconds=0.1, say=lambda line: None)
+    assert isinstance(done.document, Verification)
+    (speed,) = done.document.int8_speeds
+    assert speed.tier is ORT
+    assert speed.speedup is not None
+    assert speed.speedup.low <= speed.speedup.value <= speed.speedup.high
+    assert messages.int8_text(speed) in "\n".join(done.lines)
+    quick = commands.verify(with_int8, say=lambda line: None).document
+    assert isinstance(quick, Verification)
+    assert quick.int8_speeds == ()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploytool import serde
+from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.manifest import MANIFEST_FILE, manifest_digest
 from deploytool.device.candidates import Tier
-from deploytool.device.probe import Attempt, ProbeResult
+from deploytool.device.probe import Attempt, Int8Speed, ProbeResult
 from deploytool.device.verify import Verification
 from deploytool.device.worker import Trial
 from deploytool.errors import BadInput
@@ -72,3 +75,16 @@ def test_a_result_of_another_bundle_is_refused(home: Path, tmp_path: Path) -> No
     with pytest.raises(BadInput, match="is not the output of a device"):
         device_results.store(home, home / "validate" / "report.json")
     assert report.read(home / "validate" / "report.json")
+
+
+def test_int8_is_told_apart_with_its_gain(home: Path, tmp_path: Path) -> None:
+    path = document(home, tmp_path / "laptop.json")
+    result = serde.decode(Verification, json.loads(path.read_text())["result"])
+    (trial,) = (each.trial for each in result.tried if each.trial)
+    tried = [
+        ProbeResult(Tier.ORT_CPU, "model.onnx", Attempt.MEASURED, trial=trial, int8=int8) for int8 in (True, False)
+    ]
+    gain = Int8Speed(Tier.ORT_CPU, 1, Ratio(1.3, 1.2, 1.4))
+    int8, single = device_results.rows((replace(result, tried=tuple(tried), tier=Tier.ORT_CPU, int8_speeds=(gain,)),))
+    assert (int8[1], single[1], single[-1]) == ("ORT CPU INT8", "ORT CPU", "measured")
+    assert int8[-1].startswith("measured, selected; ORT CPU INT8 has 1.30× (1.20–1.40) the speed of FP32")
