@@ -252,5 +252,5 @@ def verify(
         tried=results,
         tier=working.tier if working else None,
         race=probing.race,
-        int8_speeds=probe.int8_speeds(found, results, racer) if every and racer else (),
+        int8_speeds=probe.int8_speeds(found, results, racer) if racer else (),
     )
