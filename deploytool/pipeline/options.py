@@ -264,11 +264,8 @@ def combinations(options: ExportOptions) -> None:
 
 
 def _calibrated(options: ExportOptions, wanted: Sequence[Precision]) -> None:
-    """Raises BadInput for options of INT8 and FP8 without either, or of INT8 alone with FP8 alone."""
+    """Raises BadInput for options of INT8 and FP8 without either."""
     if any(each in wanted for each in _CALIBRATED):
-        if kept("--keep", options.keep) == (AUTO,) and Precision.INT8 not in wanted:
-            problem = f"--keep {AUTO} searches for what stays out of INT8, which is not made"
-            raise BadInput(problem, f"name what stays out of FP8, or add --precision {Precision.INT8}")
         return
     if unused := [name for name in ("calibration", "keep") if getattr(options, name)]:
         problem = f"--{unused[0]} is for INT8 and FP8, which are not made"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from deploytool.errors import StageFailed
 from deploytool.exporters import name_scopes
 from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
+from deploytool.metrics import decisions, disagreement
 from deploytool.parity import quantization
 from deploytool.precision import conversion
 from deploytool.precision.int8 import (
+    auto_keep,
     calibrated_graphs,
     calibration_checks,
     calibration_fault,
@@ -24,31 +27,31 @@ from deploytool.precision.int8 import (
     quantize,
     selection,
 )
+from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.macs import Int8Share
 from deploytool.precision.int8.selection import Selected
 from deploytool.results.artifact import ENGINE_RANGES, Kind, Notes, engine_graph
 from deploytool.results.fp8 import Fp8
 from deploytool.results.int8_forms import Form
 from deploytool.rewrites.graph import storage
-from deploytool.spec import AUTO, Job, Stage
+from deploytool.spec import AUTO, Job, Precision, Stage
 
-_CASES = 32  # calibration cases on which ways to calibrate are compared
+_CASES = 128  # calibration cases in memory: those on which layers to keep are judged
+_COMPARED = 32  # of them, those on which ways to calibrate are compared
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the FP8 graph, made from the form of the graph for engines.
 
     Raises BadInput if a name of `keep` matches no node, StageFailed if the graph has nothing that can run in FP8 or
-    cannot be converted.
+    cannot be converted, or if the search for layers to keep finds no set.
     """
     graph, ranges = inputs.fp32_graph().path, inputs.latest(Kind.RANGES)
     source = engine_graph(graph)
     table = ranges.path if source == graph else ranges.path.with_name(ENGINE_RANGES)
     bases, cases = calibrated_graphs.read(source, table), _cases(job, inputs)
-    modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
-    names = [node.name for node in conversion.with_names(bases[0].graph).graph.node]
-    stated = job.options.keep if job.options.keep != (AUTO,) else ()  # what `auto` finds is for INT8
-    kept = name_scopes.matching_nodes(stated, names, modules) if stated else frozenset[str]()
+    kept, names, searched = _kept(job, inputs, bases, cases)
+    cases = cases[:_COMPARED]
     chosen = selection.best(bases, Form.E4M3, kept, cases)
     storage.save(chosen.graph, out)
     share, sample = _share(chosen), inputs.golden()
@@ -60,13 +63,28 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         error=chosen.trial.error,
         of_allowed=share.of_allowed,
         of_all=share.of_all,
-        kept=tuple(name_scopes.shortest_names(kept, names, modules)),
+        kept=names,
         noisiest=quantization.noisiest(chosen.base.graph, chosen.graph, sample.inputs, fp8_emulation.emulate),
     )
     joined = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
     faults = calibration_checks.of_data(chosen.base.graph, chosen.base.table, joined, sample)
-    remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *calibration_fault.lines(faults)]
+    remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *searched, *calibration_fault.lines(faults)]
     return {"fp8": serde.encode(result), "remarks": remarks}
+
+
+def _kept(
+    job: Job, inputs: StageInputs, bases: Sequence[CalibratedGraph], cases: Sequence[Arrays]
+) -> tuple[frozenset[str], tuple[str, ...], list[str]]:
+    """The nodes to keep out of FP8, as stated or as the search finds them, their names, and a remark on the search."""
+    modules = name_scopes.modules(weights_file.names(inputs.latest(Kind.WEIGHTS).path))
+    nodes, keep = [node.name for node in conversion.with_names(bases[0].graph).graph.node], job.options.keep
+    if keep != (AUTO,):
+        kept = name_scopes.matching_nodes(keep, nodes, modules) if keep else frozenset[str]()
+        return kept, tuple(name_scopes.shortest_names(kept, nodes, modules)), []
+    differ = disagreement.on(cases, inputs.source().definition)
+    kept, evaluations = auto_keep.search(bases, Form.E4M3, cases, _COMPARED, differ, decisions.MARGIN)
+    names = tuple(name_scopes.shortest_names(kept, nodes, modules))
+    return kept, names, [auto_keep.remark(names, evaluations, len(cases), Precision.FP8)]
 
 
 def _cases(job: Job, inputs: StageInputs) -> list[Arrays]:

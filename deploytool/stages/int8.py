@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from deploytool import serde
 from deploytool.backends import openvino
-from deploytool.data import batches, calibration, golden
+from deploytool.data import calibration, golden
 from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import BadInput, StageFailed
 from deploytool.exporters import name_scopes
-from deploytool.loading import output_task, weights_file
+from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
-from deploytool.metrics import answers, decisions
+from deploytool.metrics import decisions, disagreement
 from deploytool.parity import int8_answers, quantization
 from deploytool.precision import conversion
 from deploytool.precision.int8 import (
@@ -58,7 +57,7 @@ from deploytool.results.int8 import AS_GIVEN, OWN_RANGES, Int8, Int8Graph
 from deploytool.results.int8_forms import Form, cpu_form
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
-from deploytool.spec import AUTO, Job, Model, Precision, Stage, Task
+from deploytool.spec import AUTO, Job, Precision, Stage
 
 _CASES = 128  # calibration cases in memory: those on which layers to keep are judged
 _COMPARED = 32  # of them, those on which ways to calibrate are compared
@@ -187,27 +186,10 @@ def _kept(
     keep = job.options.keep
     if keep != (AUTO,):
         return name_scopes.matching_nodes(keep, *_names(found[0].graph, inputs)) if keep else frozenset(), []
-    model, form = inputs.source().definition, cpu_form()
-    task = output_task.decides(model)
-
-    def disagreement(got: Sequence[Arrays], expected: Sequence[Arrays]) -> float:
-        both = (_answers(task, model, outputs, cases) for outputs in (got, expected))
-        return 1 - float(decisions.agreement(task, *both).mean())
-
-    chosen = selection.best(found, form, frozenset(), cases[:_COMPARED])
-    result = auto_keep.find(chosen, form, cases, disagreement, decisions.MARGIN)
-    if result.kept is None:
-        raise StageFailed("INT8 decides otherwise with every layer kept", "deploy the FP32 or the FP16 graph")
-    names = name_scopes.shortest_names(result.kept, *_names(found[0].graph, inputs))
-    evaluations = f"{result.evaluations} evaluation{'s' * (result.evaluations > 1)}"
-    return result.kept, [f"kept out of INT8: {', '.join(names) or 'nothing'} ({evaluations} on {len(cases)} cases)"]
-
-
-def _answers(task: Task, model: Model, outputs: Sequence[Arrays], cases: Sequence[Arrays]) -> list[Any]:
-    """What the outputs decide, one answer for each case."""
-    batches_of_one = (batch for case in cases for batch in batches.of_cases(case, model))
-    pairs = zip(outputs, batches_of_one, strict=True)
-    return [answer for each, batch in pairs for answer in answers.read(task, model, each, batch)]
+    differ = disagreement.on(cases, inputs.source().definition)
+    kept, evaluations = auto_keep.search(found, cpu_form(), cases, _COMPARED, differ, decisions.MARGIN)
+    names = name_scopes.shortest_names(kept, *_names(found[0].graph, inputs))
+    return kept, [auto_keep.remark(names, evaluations, len(cases), Precision.INT8)]
 
 
 def _names(graph: onnx.ModelProto, inputs: StageInputs) -> tuple[list[str], frozenset[str]]:

@@ -155,7 +155,7 @@ STAGES: Mapping[Stage, Contract] = {
         ("numpy", "onnx", "ml-dtypes", "pillow", *_ORT),
         copies=0.5,
         engine_copies=0.5,
-        packages=("backends", "data", "exporters", "loading", "parity", "precision", "rewrites"),
+        packages=("backends", "data", "exporters", "loading", "metrics", "parity", "precision", "rewrites"),
     ),
     Stage.KNOWN_ISSUES: Contract(
         (Kind.GOLDEN, Kind.GRAPH),

@@ -112,6 +112,14 @@ def test_layers_can_be_kept(run: api.Run, calibration: Path, tmp_path: Path) -> 
     assert _fp8(kept.report).of_all < _fp8(run.report).of_all
 
 
+def test_the_search_keeps_nothing_where_decisions_hold(calibration: Path, tmp_path: Path) -> None:
+    found = api.export(
+        TINY, quick=True, precision="fp8", calibration=calibration, images=4, keep="auto", out=tmp_path / "run"
+    )
+    assert "fp8: kept out of FP8: nothing (1 evaluation on 24 cases)" in found.report.remarks
+    assert _fp8(found.report).kept == ()
+
+
 def test_a_run_without_it_has_no_trace_of_it(tmp_path: Path) -> None:
     plain = api.export(TINY, quick=True, images=4, to="onnx", out=tmp_path / "run")
     assert "fp8" not in plain.report_json.read_text().lower()
@@ -122,7 +130,6 @@ def test_a_run_without_it_has_no_trace_of_it(tmp_path: Path) -> None:
     [
         ({"precision": "fp8"}, "--precision fp8 needs inputs to measure the ranges of values on"),
         ({"precision": "fp8", "to": "onnx"}, "--precision fp8 is for the FP16 graph"),
-        ({"precision": "fp8", "keep": "auto"}, "--keep auto searches for what stays out of INT8, which is not made"),
         ({"precision": "fp8", "floor": {"ort": "1.17"}}, "--precision fp8 needs opset 21"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The search for layers to keep out of INT8, on a graph in which one layer reads a tensor with an outlier."""
+"""The search for layers to keep out of INT8 and FP8, on a graph in which one layer reads a tensor with an outlier."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploytool.data.golden import Arrays
-from deploytool.precision.int8 import auto_keep, calibration, quantize
+from deploytool.errors import StageFailed
+from deploytool.precision.int8 import auto_keep, calibration, quantize, selection
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.calibration import Method
 from deploytool.precision.int8.selection import Selected, Trial
 from deploytool.results.int8_forms import Form
+from deploytool.spec import Precision
 
 CHANNELS, FORM = 8, Form.U8S8
 
@@ -77,3 +80,22 @@ def test_nothing_is_kept_where_nothing_is_lost() -> None:
 def test_there_may_be_no_set() -> None:
     found = auto_keep.find(chosen(), FORM, cases(16, 2), lambda got, expected: 1.0, margin=0.5)
     assert found.kept is None
+
+
+def test_layers_are_kept_out_of_fp8_until_decisions_hold() -> None:
+    made, form = graph(), Form.E4M3
+    table, judged = calibration.collect(made, quantize.activations(made, form), cases(32, 1)), cases(200, 2)
+    kept, evaluations = auto_keep.search([CalibratedGraph(made, table)], form, judged, 32, disagreement, 0.0)
+    expected, ranges = selection.results(made, judged), table.ranges(Method.MIN_MAX, symmetric=True)
+
+    def differ(without: frozenset[str]) -> float:
+        quantised = quantize.quantize(made, ranges, form, without) if len(without) < 3 else made
+        return disagreement(selection.results(quantised, judged), expected)
+
+    assert kept
+    assert evaluations > 1
+    assert differ(kept) == 0 < differ(frozenset())
+    text = auto_keep.remark(sorted(kept), evaluations, 200, Precision.FP8)
+    assert text.startswith(f"kept out of FP8: {min(kept)}")
+    with pytest.raises(StageFailed, match="decides otherwise with every layer kept"):
+        auto_keep.search([CalibratedGraph(made, table)], form, judged[:8], 4, lambda got, expected: 1.0, 0.5)
