@@ -342,10 +342,10 @@ class Options:
     """The options of a run; `stages.registry.STAGES` lists those that each stage reads.
 
     `rewrite_implied`: the user did not choose the rewrite, so it is dropped if its outputs deviate. `keep_fp32` are
-    modules of the source model or nodes of its graph to keep in FP32, or `auto`; `keep` are those that stay out of
-    INT8, whose ranges are measured on `calibration`. `outputs` are the names of those to export, empty for all. `floor`
-    is the oldest version of each runtime that must read the graph. `fixed_batch` is the only batch size, if the user
-    gave one. `metric` is the name of a metric, or a reference to the user's function with the digest of its files;
+    modules of the source model or nodes of its graph to keep in FP32, or `auto`; `keep` are those that stay out of INT8
+    and FP8, whose ranges are measured on `calibration`. `outputs` are the names of those to export, empty for all.
+    `floor` is the oldest version of each runtime that must read the graph. `fixed_batch` is the only batch size, if the
+    user gave one. `metric` is the name of a metric, or a reference to the user's function with the digest of its files;
     `max_drop` is the margin, None for its usual one. `builder` is for engines, `tool` the digest of the deploytool to
     pack, empty for none, with `wheels`. `precision` are the precisions that were asked for.
     """

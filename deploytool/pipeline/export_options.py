@@ -137,7 +137,7 @@ class ExportOptions(ModelOptions):
         str | Sequence[str],
         Declaration(
             _CONVERSION,
-            "The same for INT8 and FP8: what stays out of them; auto finds the fewest for INT8.",
+            "The same for INT8 and FP8: what stays out of them; auto finds the fewest.",
             metavar="NAME,…",
         ),
     ] = ()
