@@ -10,7 +10,7 @@ from deploytool.bundle.corners import Corner
 from deploytool.bundle.int8 import Int8Corner
 from deploytool.bundle.manifest import MAX_MEMORY_MIB, Graph
 from deploytool.host import disk
-from deploytool.results.corners import RecordedCorner
+from deploytool.results.corners import RecordedCorner, key
 from deploytool.rewrites.graph import memory, storage
 from deploytool.spec import BATCH, Range
 
@@ -46,10 +46,10 @@ def write(
     )
 
 
-def int8(folder: Path, source: Path, recorded: Sequence[RecordedCorner], file: str) -> Iterator[Int8Corner]:
-    """Copies what was recorded of the INT8 graph in `file` at each corner."""
+def int8(folder: Path, source: Path, recorded: Sequence[RecordedCorner], graph: Path) -> Iterator[Int8Corner]:
+    """Copies what was recorded of a graph in INT8 or FP8 at each corner."""
     for corner in recorded:
-        if answers := corner.int8.get(file):
+        if answers := corner.int8.get(key(graph)):
             yield Int8Corner(f"{_FOLDER}/{corner.file}", _copy(folder, source, answers.file), answers.limits)
 
 

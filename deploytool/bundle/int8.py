@@ -1,4 +1,4 @@
-"""What a bundle says of INT8: the processors and golden answers of each INT8 graph, and which graph is for whom."""
+"""What a bundle says of graphs in 8 bits: processors and golden answers of each, and which INT8 graph is for whom."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from deploytool import runtimes
 from deploytool.host import machine
 from deploytool.results.int8_forms import Form
 from deploytool.results.report import Gain, Limits
-from deploytool.spec import ADDED, StrEnum
+from deploytool.spec import ADDED, Precision, StrEnum
 
 X86_FEATURES: Mapping[Form, tuple[str, ...]] = {
     Form.U8S8: machine.VNNI,
     Form.U8S7: (),
     Form.S8S8: machine.VNNI,
     Form.TENSORRT: (),
+    Form.E4M3: (),
 }  # one of which an x86 processor needs to add the products of a form without saturation; none for the others
+
+
+ENGINE_FORMS: Mapping[Precision, Form] = {Precision.INT8: Form.TENSORRT, Precision.FP8: Form.E4M3}
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Int8Corner:
 
 @dataclass(frozen=True)
 class Int8Graph:
-    """An INT8 graph of a bundle: its path and form, and what proves it on a device.
+    """A graph in INT8 or FP8 of a bundle: its path and form, and what proves it on a device.
 
     An x86 processor needs one of `x86_features`, if there are any. `answers` is the file of the golden answers as
-    quantised, with exact sums of integers, and `limits` is how far kernels may be from these. `corners` has the same
-    for each file of cases of other sizes.
+    quantised, with exact sums, and `limits` is how far kernels may be from these. `corners` has the same for each file
+    of cases of other sizes.
     """
 
     path: str
@@ -53,6 +57,11 @@ class Int8Graph:
     def all_limits(self) -> tuple[Limits, ...]:
         """The limits of the golden answers and of those at each corner."""
         return (self.limits, *(corner.limits for corner in self.corners))
+
+    @property
+    def precision(self) -> Precision:
+        """INT8, or FP8 in the form of E4M3."""
+        return Precision.FP8 if self.form is Form.E4M3 else Precision.INT8
 
     def refusal(self, processor: str, features: Collection[str]) -> str | None:
         """Why a processor with these features does not take the graph; None if it does."""

@@ -11,7 +11,7 @@ from deploytool.results.measure import Inferiority, Measure
 from deploytool.results.report import Report, Speed
 from deploytool.spec import SpeedVerdict, Stage
 
-AS_QUANTISED = "int8_emulation"
+AS_QUANTISED, _FP8_AS_QUANTISED = "int8_emulation", "fp8_emulation"
 _RUNNERS: Mapping[str, str] = {runtimes.ORT: "onnxruntime", runtimes.OPENVINO: "openvino"}
 
 
@@ -43,9 +43,9 @@ def for_engine(result: Report, file: str) -> Choice:
     return _choice(file, [*_measures(result, Stage.BUILD, file).values()], speed)
 
 
-def engine_graph_holds(result: Report, file: str) -> bool:
-    """Whether the graph for engines is not worse as quantised, so that a device may build and time its engine."""
-    measure = _measures(result, Stage.INT8, file).get(AS_QUANTISED)
+def engine_graph_holds(result: Report, stage: Stage, file: str) -> bool:
+    """Whether a graph for engines is not worse as quantised, so that a device may build and time its engine."""
+    measure = _measures(result, stage, file).get(AS_QUANTISED if stage is Stage.INT8 else _FP8_AS_QUANTISED)
     return measure is not None and measure.verdict is Inferiority.NOT_WORSE
 
 

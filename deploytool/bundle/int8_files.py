@@ -1,4 +1,4 @@
-"""Writes the INT8 graphs of a run into a bundle, with their golden answers, and the manifest entries of graphs."""
+"""Writes the graphs in INT8 and FP8 of a run into a bundle, with their golden answers, and the entries of graphs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from deploytool.results.int8 import Int8
 from deploytool.results.int8_forms import Form
 from deploytool.results.report import Limits, Report
 from deploytool.rewrites.graph import storage
-from deploytool.spec import Precision
+from deploytool.spec import Precision, Stage
 
-ENGINE_PATH = "engines/int8.onnx"  # it is for one runtime alone, and so no model of the Triton repository
+ENGINE_PATH, _FP8_PATH = "engines/int8.onnx", "engines/fp8.onnx"  # for one runtime, and so no Triton models
 _OPENVINO_PATH = "openvino/int8.onnx"
 _ANSWERS: Mapping[str, str] = {
     Kind.INT8_GRAPH.value: "golden/int8.npz",
     ENGINE_GRAPH: "golden/int8_engine.npz",
     OPENVINO_GRAPH: "golden/int8_openvino.npz",
+    Kind.FP8_GRAPH.value: "golden/fp8.npz",
 }  # golden answers as quantised, by the file of the graph in the run
 _STANDARD = ("", "ai.onnx")  # domains of the standard operators
 
-CornerAnswers = Callable[[str], Iterable[Int8Corner]]  # by the file of the graph in the run
+CornerAnswers = Callable[[Path], Iterable[Int8Corner]]  # by the graph in the run
 
 
 @dataclass(frozen=True)
 class Int8Files:
-    """What a bundle has of INT8: its graphs, their golden answers, and the choice of each runtime."""
+    """What a bundle has of INT8 and FP8: its graphs, their golden answers, and the choice of INT8 of each runtime."""
 
     graphs: tuple[Graph, ...] = ()
     int8: tuple[Int8Graph, ...] = ()
@@ -56,21 +57,37 @@ def write(folder: Path, path: str, artifact: Artifact, result: Report, cases: in
     forms = {graph.file: graph.form for graph in serde.decode(Int8, artifact.notes["int8"]).graphs}
     choices = int8_choice.for_cpu(result)
     wanted = {choice.path for choice in choices.values()}
-    if int8_choice.engine_graph_holds(result, ENGINE_GRAPH):
+    if int8_choice.engine_graph_holds(result, Stage.INT8, ENGINE_GRAPH):
         wanted.add(ENGINE_GRAPH)
     places = {artifact.path.name: path, ENGINE_GRAPH: ENGINE_PATH, OPENVINO_GRAPH: _OPENVINO_PATH}
     packed = {file: to for file, to in places.items() if file in wanted and file in limits}
-    graphs, int8 = list[Graph](), list[Int8Graph]()
-    for file, to in packed.items():
-        source, form = artifact.path.with_name(file), Form(forms[file])
-        (folder / to).parent.mkdir(parents=True, exist_ok=True)
-        storage.copy(source, folder / to)
-        recorded, answers = golden.read_answers(source.with_name(ANSWERS[file])), _ANSWERS[file]
-        golden.write_answers(folder / answers, {name: array[:cases] for name, array in recorded.items()})
-        graphs.append(graph_entry(source, to, Precision.INT8))
-        int8.append(Int8Graph(to, form, X86_FEATURES[form], answers, limits[file], tuple(corners(file))))
+    written = [
+        _write(folder, to, artifact.path.with_name(file), Form(forms[file]), limits[file], cases, corners)
+        for file, to in packed.items()
+    ]
     own = {name: _of_bundle(each, packed) for name, each in choices.items()}
-    return Int8Files(tuple(graphs), tuple(int8), own)
+    return Int8Files(tuple(graph for graph, _ in written), tuple(int8 for _, int8 in written), own)
+
+
+def write_fp8(folder: Path, artifact: Artifact, result: Report, cases: int, corners: CornerAnswers) -> Int8Files:
+    """Writes the FP8 graph, from which devices build engines, if it is not worse as quantised."""
+    limits, file = serde.decode(dict[str, Limits], artifact.notes.get(LIMITS, {})), artifact.path.name
+    if file not in limits or not int8_choice.engine_graph_holds(result, Stage.FP8, file):
+        return Int8Files()
+    graph, fp8 = _write(folder, _FP8_PATH, artifact.path, Form.E4M3, limits[file], cases, corners)
+    return Int8Files((graph,), (fp8,))
+
+
+def _write(
+    folder: Path, to: str, source: Path, form: Form, limits: Limits, cases: int, corners: CornerAnswers
+) -> tuple[Graph, Int8Graph]:
+    """Writes a graph to a path in the bundle, with the golden answers beside it in the run, and its entries."""
+    (folder / to).parent.mkdir(parents=True, exist_ok=True)
+    storage.copy(source, folder / to)
+    recorded, answers = golden.read_answers(source.with_name(ANSWERS[source.name])), _ANSWERS[source.name]
+    golden.write_answers(folder / answers, {name: array[:cases] for name, array in recorded.items()})
+    entry = Int8Graph(to, form, X86_FEATURES[form], answers, limits, tuple(corners(source)))
+    return graph_entry(source, to, entry.precision), entry
 
 
 def _of_bundle(choice: Choice, packed: Mapping[str, str]) -> Choice:

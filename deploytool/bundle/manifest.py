@@ -14,16 +14,15 @@ from deploytool import runtimes, serde
 from deploytool.builder_settings import UNSET, BuilderSettings
 from deploytool.bundle import corners, value_checks
 from deploytool.bundle.corners import Corner
-from deploytool.bundle.int8 import Choice, Int8Graph
+from deploytool.bundle.int8 import ENGINE_FORMS, Choice, Int8Graph
 from deploytool.data import preprocess
 from deploytool.errors import Refused
 from deploytool.host import files
-from deploytool.results.int8_forms import Form
 from deploytool.results.report import Limits
 from deploytool.spec import ADDED, BATCH, Decision, Decoding, Option, Precision, Preprocessing, Range, Task, Tensor
 
 SCHEMA = "deploytool.bundle/4"
-NARROW_SCHEMA = "deploytool.bundle/5"  # of a bundle with INT8 or BF16: older versions of deploytool name it and refuse
+NARROW_SCHEMA = "deploytool.bundle/5"  # of a bundle with narrower precisions: older versions name it and refuse
 CORNERS_SCHEMA = "deploytool.bundle/6"  # of one with corners, in any precision
 MANIFEST_FILE, SIGNATURE_FILE, SUBSET_FILE = "manifest.json", "model.sig", "subset.json"
 TOOL_FOLDER = "tool"  # deploytool itself, in a bundle that was packed with it
@@ -59,7 +58,7 @@ class File:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX graph; `precision` is fp32, fp16 or int8, and `io` the type of its floating-point inputs and outputs.
+    """One ONNX graph; `precision` is fp32, fp16, int8 or fp8, `io` the type of its floating-point inputs and outputs.
 
     `ir_version` and `opset` are the versions of ONNX that it is written in. `memory_mib` is the memory that the golden
     cases may need on a CPU beyond an empty session, None if it is unknown.
@@ -141,8 +140,8 @@ class Manifest:
     the version of the ONNX Runtime that checked the graphs, empty if none did; `tolerances` limit the deviation of the
     outputs, by precision; a bundle is only replaced by a higher `sequence`. `task` is what the outputs mean, None if
     nobody said so; `decoding` is for detectors. `best` is the path of the FP32 graph that is fastest in a runtime, by
-    the runtime's name; a runtime that it does not name has the first FP32 graph. `int8` has one entry for each INT8
-    graph, and `int8_for` says for each runtime whether it gets INT8; a runtime that it does not name gets none. `tool`
+    the runtime's name; a runtime that it does not name has the first FP32 graph. `int8` has one entry for each graph in
+    INT8 or FP8, and `int8_for` says for each runtime whether it gets INT8; one that it does not name gets none. `tool`
     are the wheels of deploytool and of what it needs, with their installer; none unless they were asked for. A device
     compares the model with the source at each of the `corners`.
     """
@@ -310,21 +309,22 @@ def schema_of(graphs: Iterable[Graph], engines: Iterable[Engine], stated: Sequen
 
 
 def _narrow_problem(manifest: Manifest) -> str | None:
-    """The first problem in what the manifest says of INT8 and BF16; None if it is valid, or says nothing of them."""
+    """The first problem in what the manifest says of narrower precisions than FP16; None if there is none."""
     if manifest.schema != schema_of(manifest.graphs, manifest.engines, manifest.corners):
         return "its schema is that of other bundles"
-    graphs = [graph.path for graph in manifest.graphs if graph.precision is Precision.INT8]
-    if sorted(graphs) != sorted(graph.path for graph in manifest.int8):
-        return "an INT8 graph has no golden answers"
+    for precision, form in ENGINE_FORMS.items():
+        graphs = [graph.path for graph in manifest.graphs if graph.precision is precision]
+        if sorted(graphs) != sorted(graph.path for graph in manifest.int8 if graph.precision is precision):
+            return f"an {precision.upper()} graph has no golden answers"
+        built = any(engine.precision is precision for engine in manifest.engines)
+        if built and form not in {graph.form for graph in manifest.int8}:
+            return f"an {precision.upper()} engine has no golden answers"
     engines = {engine.file.path for engine in manifest.engines if engine.precision is Precision.INT8}
-    if engines and Form.TENSORRT not in {graph.form for graph in manifest.int8}:
-        return "an INT8 engine has no golden answers"
-    for_cpu = {graph.path for graph in manifest.int8 if graph.form is not Form.TENSORRT}
+    for_cpu = {graph.path for graph in manifest.int8 if not graph.form.for_engines}
     allowed = {runtimes.ORT: for_cpu, runtimes.OPENVINO: for_cpu, runtimes.TRT: engines}
     known = all(not each.path or each.path in allowed.get(name, ()) for name, each in manifest.int8_for.items())
-    if not known or not set(manifest.int8_for) <= set(allowed):
-        return "the INT8 graph of a runtime is invalid"
-    return None
+    valid = known and set(manifest.int8_for) <= set(allowed)
+    return None if valid else "the INT8 graph of a runtime is invalid"
 
 
 def _model_problem(manifest: Manifest) -> str | None:
@@ -344,7 +344,7 @@ def _model_problem(manifest: Manifest) -> str | None:
     if not all(name.isprintable() for name in manifest.classes):
         return "the name of a class is not printable"
     precisions = {graph.precision for graph in manifest.graphs} | {engine.precision for engine in manifest.engines}
-    if not precisions - {Precision.INT8} <= set(manifest.tolerances):
+    if not precisions - set(ENGINE_FORMS) <= set(manifest.tolerances):
         return "a precision has no tolerance"
     stated = (manifest.tolerances, *(corner.limits for corner in manifest.corners))
     limits = [each for tolerances in stated for each in tolerances.values()]

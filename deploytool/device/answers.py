@@ -22,20 +22,20 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     return golden.parse(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
 
 
-def read_int8(folder: Path, manifest: Manifest, path: str) -> Arrays:
-    """The answers of an INT8 graph as quantised, in a file of the bundle."""
+def read_quantised(folder: Path, manifest: Manifest, path: str) -> Arrays:
+    """The answers of a graph in INT8 or FP8 as quantised, in a file of the bundle."""
     return golden.parse_answers(io.BytesIO(read_verified(folder, manifest, path)), folder / path)
 
 
 def check(outputs: Arrays, sample: Golden, folder: Path, manifest: Manifest, candidate: Candidate) -> Check:
-    """The check of the golden answers: in INT8 those as quantised, in other precisions those in FP64.
+    """The check of the golden answers: in 8 bits those as quantised, in other precisions those in FP64.
 
     Raises StageFailed if the outputs have other names or shapes.
     """
     precision = candidate.precision
     try:
-        if candidate.is_int8:
-            answers = read_int8(folder, manifest, candidate.answers)
+        if candidate.answers:
+            answers = read_quantised(folder, manifest, candidate.answers)
             limits = next(each.limits for each in manifest.int8 if each.answers == candidate.answers)
             return metrics.check(outputs, answers, AS_QUANTISED, limits)
         return metrics.check(outputs, sample.reference, "FP64", manifest.tolerances[precision], sample.ties(precision))

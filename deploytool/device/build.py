@@ -13,17 +13,17 @@ from deploytool import serde
 from deploytool.backends import tensorrt_config
 from deploytool.benchmark.ratio import Ratio
 from deploytool.builder_settings import UNSET, BuilderSettings
+from deploytool.bundle.int8 import ENGINE_FORMS
 from deploytool.bundle.manifest import File, Manifest, Role, describe_file, engine_recipe, manifest_digest
 from deploytool.device import probe
-from deploytool.device.candidates import Candidate, Tier, side_files, unavailable
+from deploytool.device.candidates import Candidate, Tier, engine_answers, side_files, unavailable
 from deploytool.device.environment import Environment
 from deploytool.device.probe import Limits, Prober, Racer
 from deploytool.device.worker import Request, Trial
 from deploytool.errors import BadInput, DeployError, MissingBackend, ParityFailed, StageFailed
 from deploytool.host import disk, files, locks, owner, workers
-from deploytool.results.int8_forms import Form
 from deploytool.spec import ADDED, Precision
-from deploytool.targets import FLAVOURS, TENSORRT_RTX
+from deploytool.targets import FLAVOURS, TENSORRT_RTX, precision_problem
 
 _MAKING = ".making-"
 _BUILD_LIMITS = Limits(
@@ -35,7 +35,7 @@ _BUILD_LIMITS = Limits(
 class Record:
     """An engine built here: from which bundle and graph, by which TensorRT, for which GPU, and its trial.
 
-    `trial` is None until the engine has been run. `gain` is the speed of an INT8 engine over the FP16 engine, timed in
+    `trial` is None until the engine has been run. `gain` is the speed of one in 8 bits over the FP16 engine, timed in
     turn; None if that was not measured. `settings` are those of the build.
     """
 
@@ -74,32 +74,36 @@ def select_flavour(environment: Environment) -> str:
 def built_candidates(folder: Path, manifest: Manifest, environment: Environment, built: Path) -> tuple[Candidate, ...]:
     """The engines that were built and checked here, as candidates; an unavailable one with the reason if there is none.
 
-    The INT8 engine comes first, if it was measured to be faster.
+    Engines in 8 bits that were measured to be faster come first, the fastest of them before the others.
     """
     try:
         flavour = select_flavour(environment)
-        by_speed = (Precision.INT8, Precision.FP16)
-        records = [_read(built, folder, manifest, environment, flavour, each) for each in by_speed]
+        records = [
+            _read(built, folder, manifest, environment, flavour, each) for each in (*ENGINE_FORMS, Precision.FP16)
+        ]
     except DeployError as error:
         return (unavailable(Tier.BUILT, str(error)),)
     checked = [record for record in records if record is not None and record.trial is not None]
-    usable = [record for record in checked if record.precision is not Precision.INT8 or is_faster(record)]
+    usable = [record for record in checked if record.precision not in ENGINE_FORMS or is_faster(record)]
+    usable.sort(key=lambda record: -record.gain.value if record.gain else 0.0)
     if not usable:
         return (unavailable(Tier.BUILT, "none was built here yet: `deploytool build` builds one"),)
     return tuple(_candidate(built, record, manifest) for record in usable)
 
 
 def is_faster(record: Record) -> bool:
-    """Whether an INT8 engine is significantly faster than the FP16 engine."""
+    """Whether an engine in 8 bits is significantly faster than the FP16 engine."""
     return record.gain is not None and record.gain.low > 1
 
 
-def has_int8(manifest: Manifest) -> bool:
-    """Whether the bundle has a graph from which an INT8 engine can be built."""
-    return any(each.form is Form.TENSORRT for each in manifest.int8)
+def in_eight_bits(manifest: Manifest, environment: Environment) -> tuple[Precision, ...]:
+    """The precisions in 8 bits that the GPU here computes in, and for which the bundle has a graph for engines."""
+    forms, capability = {each.form for each in manifest.int8}, environment.capability
+    able = [precision for precision, form in ENGINE_FORMS.items() if form in forms]
+    return tuple(precision for precision in able if precision_problem(capability, precision) is None)
 
 
-def build_int8(
+def build_narrow(
     folder: Path,
     manifest: Manifest,
     environment: Environment,
@@ -108,12 +112,13 @@ def build_int8(
     prober: Prober,
     racer: Racer,
     watch: Callable[[int, int], None],
+    precision: Precision,
 ) -> Record:
-    """The INT8 engine for this machine, checked, with its gain over the FP16 engine `half` of the same settings.
+    """The engine in 8 bits for this machine, checked, with its gain over the FP16 engine `half` of the same settings.
 
     Raises what `build` raises.
     """
-    record = build(folder, manifest, environment, built, prober, watch, half.settings, Precision.INT8)
+    record = build(folder, manifest, environment, built, prober, watch, half.settings, precision)
     if record.gain is None:
         race = racer(_candidate(built, half, manifest), _candidate(built, record, manifest))
         record = replace(record, gain=race.speedup)
@@ -134,8 +139,8 @@ def build(
     """The engine for this machine, built unless it exists, and checked.
 
     An engine that an earlier call built and did not check is only checked. `watch` takes the steps done and in total,
-    `precision` is FP16 or INT8, for which the bundle needs a graph. `settings` go before those of the bundle's recipe;
-    an engine of others than are stated is built again.
+    `precision` is FP16 or one of 8 bits, for which the bundle needs a graph. `settings` go before those of the bundle's
+    recipe; an engine of others than are stated is built again.
     Raises MissingBackend where nothing can build an engine, StageFailed if the engine cannot be built or run, and
     ParityFailed if its outputs are wrong.
     """
@@ -173,8 +178,8 @@ def _make(
     recipe = engine_recipe(folder, manifest)
     settings = replace(stated.over(recipe.settings), stripped=False)  # the engine stays beside its graph
     path = recipe.graph
-    if precision is Precision.INT8:
-        path = next(each.path for each in manifest.int8 if each.form is Form.TENSORRT)
+    if precision in ENGINE_FORMS:
+        path = next(each.path for each in manifest.int8 if each.form is ENGINE_FORMS[precision])
     graph = next(graph for graph in manifest.graphs if graph.path == path)
     source = next(file for file in manifest.files if file.path == graph.path)
     version, capability = environment.version(flavour), environment.capability
@@ -259,13 +264,12 @@ def _read(
 
 def _candidate(built: Path, record: Record, manifest: Manifest) -> Candidate:
     path = str(built / record.file.path)
-    answers = next((each.answers for each in manifest.int8 if each.form is Form.TENSORRT), "")
     return Candidate(
         *(Tier.BUILT, path, record.file.size, record.file.sha256),
         *("tensorrt", "cuda", record.flavour),
         precision=record.precision,
         io=record.io,
-        answers=answers if record.precision is Precision.INT8 else "",
+        answers=engine_answers(manifest).get(record.precision, ""),
     )
 
 

@@ -11,7 +11,6 @@ from deploytool import runtimes
 from deploytool.bundle.manifest import Engine, File, Graph, Manifest, Role, all_files
 from deploytool.device.arguments import MinimumBackend
 from deploytool.device.environment import Environment, mismatch
-from deploytool.results.int8_forms import Form
 from deploytool.spec import Precision, StrEnum
 
 
@@ -55,7 +54,7 @@ class Candidate:
     `sha256` and `size` (bytes) are those of the file and are checked again when it is opened; `memory_mib` is the
     memory that a run on a CPU may need according to the manifest, None where the manifest states none. `weights` are
     the side files that a graph may use, or the graph with the weights of an engine that has none. `answers` is the file
-    of the bundle with the golden answers in INT8.
+    of the bundle with the golden answers in INT8 or FP8, empty in other precisions.
     """
 
     tier: Tier
@@ -88,7 +87,7 @@ def candidates(folder: Path, manifest: Manifest, environment: Environment, *buil
 
     Within a tier those in INT8 come first: the bundle has them where they are faster.
     """
-    for_engines = next((each.answers for each in manifest.int8 if each.form is Form.TENSORRT), "")
+    for_engines = engine_answers(manifest)
     engines = [
         Candidate(
             *(Tier.ENGINE, str(folder / engine.file.path), engine.file.size, engine.file.sha256),
@@ -96,7 +95,7 @@ def candidates(folder: Path, manifest: Manifest, environment: Environment, *buil
             precision=engine.precision,
             io=engine.io,
             absent=mismatch(engine, environment) or omission_reason(folder, engine),
-            answers=for_engines if engine.precision is Precision.INT8 else "",
+            answers=for_engines.get(engine.precision, ""),
             weights=_engine_weights(folder, manifest, engine),
         )
         for engine in manifest.engines
@@ -109,6 +108,11 @@ def candidates(folder: Path, manifest: Manifest, environment: Environment, *buil
         for graph in _graphs_for(manifest, tier)
     )
     return (*engines, *no_engine, *built, *graphs)
+
+
+def engine_answers(manifest: Manifest) -> Mapping[Precision, str]:
+    """The file with the golden answers of engines in 8 bits, by precision."""
+    return {each.precision: each.answers for each in manifest.int8 if each.form.for_engines}
 
 
 def _engine_weights(folder: Path, manifest: Manifest, engine: Engine) -> tuple[SideFile, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from deploytool.doctor import messages as doctor_messages
 from deploytool.errors import BadInput, DeployError, TooSlow
 from deploytool.run_folder import leftovers
 from deploytool.run_folder.leftovers import Leftover
+from deploytool.spec import ADDED, Precision
 from deploytool.transfer import addresses, auth, sources
 from deploytool.transfer import pull as transfer_pull
 
@@ -62,10 +64,11 @@ class InstallResult:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The output of `build`: the FP16 engine, and the INT8 engine if the bundle has a graph for it that holds here."""
+    """The output of `build`: the FP16 engine, and those in 8 bits if the bundle has graphs for them that hold here."""
 
     engine: Record
     int8: Record | None
+    fp8: Record | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -155,22 +158,30 @@ def build(
     record = device_build.build(
         folder, checked.manifest, detect(), built, _prober(checked, _QUICK), _progress_watcher(say), settings
     )
-    int8 = _build_int8(checked, record, say)
-    lines = [line for each in (record, int8) if each for line in messages.build_lines(each, built)]
-    return CommandOutput(tuple(lines), BuildResult(record, int8))
+    narrow = _build_narrow(checked, record, say)
+    lines = [line for each in (record, *narrow.values()) for line in messages.build_lines(each, built)]
+    return CommandOutput(tuple(lines), BuildResult(record, narrow.get(Precision.INT8), narrow.get(Precision.FP8)))
 
 
-def _build_int8(checked: Integrity, half: Record, say: Say) -> Record | None:
-    """The INT8 engine beside the FP16 engine `half`; a failure is said only, since that one runs."""
-    if not device_build.has_int8(checked.manifest):
-        return None
+def _build_narrow(checked: Integrity, half: Record, say: Say) -> dict[Precision, Record]:
+    """The engines in 8 bits beside the FP16 engine `half`; a failure is said only, since that one runs."""
     built, quick, racer = device_build.engine_path(checked.folder), _prober(checked, _QUICK), _racer(checked, _QUICK)
-    watch = _progress_watcher(say)
+    watch, here, records = _progress_watcher(say), detect(), dict[Precision, Record]()
+    for precision in device_build.in_eight_bits(checked.manifest, here):
+        with _saying(precision, say):
+            records[precision] = device_build.build_narrow(
+                checked.folder, checked.manifest, here, built, half, quick, racer, watch, precision
+            )
+    return records
+
+
+@contextmanager
+def _saying(precision: Precision, say: Say) -> Iterator[None]:
+    """Says why an engine was not built, and goes on."""
     try:
-        return device_build.build_int8(checked.folder, checked.manifest, detect(), built, half, quick, racer, watch)
+        yield
     except DeployError as error:
-        say(f"no INT8 engine was built: {error}")
-        return None
+        say(f"no {precision.upper()} engine was built: {error}")
 
 
 def _try_build(checked: Integrity, say: Say) -> None:
@@ -179,7 +190,7 @@ def _try_build(checked: Integrity, say: Say) -> None:
         built = device_build.engine_path(checked.folder)
         watch = _progress_watcher(say)
         half = device_build.build(checked.folder, checked.manifest, detect(), built, _prober(checked, _QUICK), watch)
-        _build_int8(checked, half, say)
+        _build_narrow(checked, half, say)
     except DeployError as error:
         say(f"no engine was built: {error}")
 

@@ -99,7 +99,7 @@ def compare(
         expected = _expected(corner, folder, manifest, candidate, sample, read)
         reason = skip_reason(corner, manifest, candidate)
         if expected is None:
-            reason = "the bundle has no answers in INT8 there"
+            reason = f"the bundle has no answers in {candidate.precision.upper()} there"
         if expected is None or reason is not None:
             yield CornerResult(corner.name, CornerOutcome.SKIPPED, reason=reason or "")
             continue
@@ -134,12 +134,12 @@ def _expected(
     """What a candidate is compared with at a corner; None if the bundle has no answers in its precision."""
     precision = candidate.precision
     inputs = read[corner.cases].inputs(manifest.inputs, manifest.preprocessing) if corner.cases else sample.inputs
-    if candidate.is_int8:
-        found = _int8_answers(corner, manifest, candidate)
+    if candidate.answers:
+        found = _quantised_answers(corner, manifest, candidate)
         if found is None:
             return None
         path, tolerances = found
-        return _Expected(inputs, answers.read_int8(folder, manifest, path), answers.AS_QUANTISED, tolerances, {})
+        return _Expected(inputs, answers.read_quantised(folder, manifest, path), answers.AS_QUANTISED, tolerances, {})
     if corner.cases:
         local = [corner.limits[precision]] if precision in corner.limits else []
         tolerances = (manifest.tolerances[precision], *local)
@@ -148,8 +148,10 @@ def _expected(
     return _Expected(inputs, sample.reference, "FP64", tolerances, sample.ties(precision))
 
 
-def _int8_answers(corner: Corner, manifest: Manifest, candidate: Candidate) -> tuple[str, tuple[Limits, ...]] | None:
-    """The file of a candidate's answers in INT8 at a corner, and how far kernels may be from them; None without one."""
+def _quantised_answers(
+    corner: Corner, manifest: Manifest, candidate: Candidate
+) -> tuple[str, tuple[Limits, ...]] | None:
+    """The file of a candidate's answers in 8 bits at a corner, if there is one, and how far kernels may be from it."""
     graph = next(each for each in manifest.int8 if each.answers == candidate.answers)
     if not corner.cases:
         return graph.answers, (graph.limits,)

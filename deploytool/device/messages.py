@@ -95,17 +95,18 @@ def build_lines(record: Record, folder: Path) -> Iterator[str]:
     yield f"{folder / record.file.path}: {record.flavour} {record.version} for {record.gpu} ({record.capability})"
     if record.trial:
         yield f"  {_trial_text(record.trial)}"
-    if record.precision is Precision.INT8:
+    if record.precision is not Precision.FP16:
         yield f"  {_gain_text(record)}"
 
 
 def _gain_text(record: Record) -> str:
-    """The speed of an INT8 engine beside the FP16 engine, and which of them serves."""
+    """The speed of an engine in 8 bits beside the FP16 engine, and which of them serves."""
+    name = record.precision.upper()
     if record.gain is None:
-        return "INT8 and FP16 were not compared, so FP16 serves"
+        return f"{name} and FP16 were not compared, so FP16 serves"
     gain = f"{record.gain.value:.2f}× ({record.gain.low:.2f}–{record.gain.high:.2f})"
     serves = "it serves" if build.is_faster(record) else "no gain, FP16 serves"
-    return f"INT8 has {gain} the speed of FP16, timed in turn: {serves}"
+    return f"{name} has {gain} the speed of FP16, timed in turn: {serves}"
 
 
 def run_lines(name: str, found: Findings) -> Iterator[str]:

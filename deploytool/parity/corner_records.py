@@ -6,7 +6,7 @@ run an engine that this machine cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,10 @@ import numpy as np
 from deploytool.data import golden
 from deploytool.data.golden import Golden, Perturbation
 from deploytool.errors import StageFailed
-from deploytool.parity import int8_answers
+from deploytool.parity import fp8_answers, int8_answers
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.shape_corners import Corner, ToleranceAt
+from deploytool.results import corners
 from deploytool.results.corners import RecordedAnswers, RecordedCorner
 from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
@@ -27,12 +28,16 @@ from deploytool.spec import Precision
 
 
 def write(
-    folder: Path, found: Iterable[Corner], tolerance_at: ToleranceAt, int8: Sequence[Path], sample: Golden
+    folder: Path,
+    found: Iterable[Corner],
+    tolerance_at: ToleranceAt,
+    quantised: Mapping[Path, Precision],
+    sample: Golden,
 ) -> tuple[RecordedCorner, ...]:
-    """Writes the cases of each corner of sizes into `folder`, with the answers of the `int8` graphs as quantised.
+    """Writes the cases of each corner of sizes into `folder`, with the answers of the `quantised` graphs.
 
     Where the noise cannot be measured, or a graph not be run as quantised, a corner has no tolerances or answers of its
-    own: the golden tolerances decide, and INT8 is not compared there.
+    own: the golden tolerances decide, and INT8 and FP8 are not compared there.
     """
     records = []
     for number, corner in enumerate(each for each in found if each.sizes):
@@ -41,9 +46,10 @@ def write(
         limits, answers = dict[str, Limits](), dict[str, RecordedAnswers]()
         with suppress(StageFailed):
             limits |= _by_precision(tolerance_at(corner.name, corner.inputs))
-        for graph in int8:
+        for graph, precision in quantised.items():
             with suppress(StageFailed):
-                answers[graph.name] = _answers(folder, number, graph, corner, sample)
+                file_of_answers = f"corner_{number}_{precision}_{graph.stem}.npz"
+                answers[corners.key(graph)] = _answers(folder / file_of_answers, graph, precision, corner, sample)
         records.append(RecordedCorner(corner.sizes, file, limits, answers))
     return tuple(records)
 
@@ -53,12 +59,12 @@ def _by_precision(tolerances: Tolerances) -> Mapping[str, Limits]:
     return {precision.value: tolerances.of(precision) for precision in measured}
 
 
-def _answers(folder: Path, number: int, graph: Path, corner: Corner, sample: Golden) -> RecordedAnswers:
-    """Writes what an INT8 graph answers at a corner, and measures how far kernels may be from it."""
-    model, file = storage.load(graph), f"corner_{number}_{graph.stem}.npz"
-    recorded = int8_answers.record(model, corner.inputs)
-    golden.write_answers(folder / file, recorded)
-    return RecordedAnswers(file, int8_answers.limits(model, recorded, _sample_at(corner, sample)))
+def _answers(file: Path, graph: Path, precision: Precision, corner: Corner, sample: Golden) -> RecordedAnswers:
+    """Writes what a graph in INT8 or FP8 answers at a corner, and measures how far kernels may be from it."""
+    model, emulation = storage.load(graph), fp8_answers if precision is Precision.FP8 else int8_answers
+    recorded = emulation.record(model, corner.inputs)
+    golden.write_answers(file, recorded)
+    return RecordedAnswers(file.name, emulation.limits(model, recorded, _sample_at(corner, sample)))
 
 
 def _sample_at(corner: Corner, sample: Golden) -> Golden:

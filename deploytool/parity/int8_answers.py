@@ -23,6 +23,7 @@ from deploytool.results.output_parts import OutputPart
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph import weights
 from deploytool.rewrites.graph.editable import EditableGraph
+from deploytool.spec import Precision
 
 _DRAWS, _RUNS = 3, 24  # fewest draws, and fewest runs of a case: ties are rare
 _MOVED = 2.0**-20  # of a scale: a few times what FP32 rounds the product of a sum and its scale by
@@ -30,20 +31,34 @@ _MOVED = 2.0**-20  # of a scale: a few times what FP32 rounds the product of a s
 
 def record(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
     """The answers of an INT8 graph to these inputs, as quantised."""
-    parts = weights.session_parts(int8_emulation.emulate(graph))
+    return run(int8_emulation.emulate(graph), inputs)
+
+
+def run(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
+    """The answers of an emulated graph, node by node."""
+    parts = weights.session_parts(graph)
     with onnxruntime.start(parts.message, optimise=False, weights=parts.arrays, folder=parts.folder) as session:
         return replay(session, inputs, SMALL_BATCHES)
 
 
 def limits(graph: onnx.ModelProto, answers: Arrays, sample: Golden) -> Limits:
     """How far sound kernels may be from `answers`, those of the graph to the golden cases."""
+    runs = [record(_moved(graph, seed), sample.inputs) for seed in seeds(sample)]
+    return limits_of(runs, answers, sample, Precision.INT8)
+
+
+def seeds(sample: Golden) -> range:
+    """The seeds of the runs by which the tolerance for the cases of a sample is measured."""
+    return range(max(_DRAWS, math.ceil(_RUNS / len(next(iter(sample.inputs.values()))))))
+
+
+def limits_of(runs: Sequence[Arrays], answers: Arrays, sample: Golden, precision: Precision) -> Limits:
+    """How far sound kernels may be from `answers`, from those of `runs`, which were moved as kernels may move them."""
     rows = sample.noise.rows
-    draws = max(_DRAWS, math.ceil(_RUNS / len(next(iter(sample.inputs.values())))))
-    runs = [record(_moved(graph, seed), sample.inputs) for seed in range(draws)]
     aligned = [detection_rows.aligned_by_most(run, answers, rows) for run in runs]
     floors = [(part, _floor(aligned, answers, part)) for part in (each.part for each in sample.noise.parts)]
     swapped = detection_rows.swapped(runs, answers, rows) if rows else 0.0
-    return metrics.int8_limits(floors, rows, swapped)
+    return metrics.int8_limits(floors, rows, swapped, precision)
 
 
 def _floor(runs: Sequence[Arrays], answers: Arrays, part: OutputPart) -> Floor:

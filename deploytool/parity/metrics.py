@@ -68,6 +68,7 @@ RULES: Mapping[Precision, Rule] = {
     Precision.FP16: Rule(MARGIN16, Floor(2.0**-11, 2.0**-13), COARSEST),
     Precision.BF16: Rule(MARGIN16, Floor(2.0**-8, 2.0**-10), 8 * COARSEST),
     Precision.INT8: Rule(MARGIN16, Floor(2.0**-8, 2.0**-11), 1.0),  # noise of the kernels, not of the quantisation
+    Precision.FP8: Rule(Floor(2.5, 2.5), Floor(2.0**-8, 2.0**-11), 1.0),  # the same, of all values at once
 }
 
 
@@ -114,13 +115,16 @@ def _limits(noise: Noise, precision: Precision, requested: Mapping[str, float]) 
 
 
 def int8_limits(
-    floors: Sequence[tuple[OutputPart, Floor]], rows: DetectionRows | None = None, swapped: float = 0.0
+    floors: Sequence[tuple[OutputPart, Floor]],
+    rows: DetectionRows | None = None,
+    swapped: float = 0.0,
+    precision: Precision = Precision.INT8,
 ) -> Limits:
-    """The tolerances of an INT8 graph against its own answers as quantised, from how far sound kernels move each part.
+    """The tolerances of a graph in 8 bits against its answers as quantised, from how far sound kernels move each part.
 
     For labels the floor is the share of elements that differ; `swapped` is that of the detections.
     """
-    rule = RULES[Precision.INT8]
+    rule = RULES[precision]
 
     def limit(part: OutputPart, floor: Floor) -> Limit:
         if not part.labels:

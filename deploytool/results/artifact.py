@@ -13,7 +13,7 @@ from deploytool.spec import Stage
 
 Notes = Mapping[str, Json]  # the list under "remarks" is repeated in the report
 OPTIMISED = "optimised"  # note of an FP16 graph: whether ONNX Runtime can optimise it
-LIMITS = "limits"  # note of INT8 graphs: by file, how far kernels may be from its answers as quantised
+LIMITS = "limits"  # note of graphs in 8 bits: by file, how far kernels may be from its answers as quantised
 REASON = "reason"  # note that says why a stage made no file
 
 PAGE = "report.html"  # file name of the report page in a run folder
@@ -49,7 +49,8 @@ ANSWERS: Mapping[str, str] = {
     Kind.INT8_GRAPH.value: "int8_answers.npz",
     ENGINE_GRAPH: "engine_answers.npz",
     OPENVINO_GRAPH: "openvino_answers.npz",
-}  # files beside INT8 graphs, by the name of the graph: what each answers as quantised
+    Kind.FP8_GRAPH.value: "fp8_answers.npz",
+}  # files beside graphs in 8 bits, by the name of the graph: what each answers as quantised
 
 
 def openvino_graph(graph: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploytool.results.report import Limits
 
@@ -12,7 +13,7 @@ NOTE = "corners"  # note of a report: the recorded corners
 
 @dataclass(frozen=True)
 class RecordedAnswers:
-    """What an INT8 graph answers at a corner as quantised: the file beside the report, and how far kernels may be."""
+    """What a graph in INT8 or FP8 answers at a corner as quantised: the file beside the report, and its tolerances."""
 
     file: str
     limits: Limits
@@ -23,13 +24,18 @@ class RecordedCorner:
     """One combination of sizes: each dynamic size but the batch by name, and the file of its cases beside the report.
 
     `limits` are the tolerances by precision, from the noise of the source model at these sizes. `int8` has the answers
-    of each INT8 graph, by the name of its file.
+    of each graph in INT8 or FP8, by its `key`.
     """
 
     sizes: Mapping[str, int]
     file: str
     limits: Mapping[str, Limits]
     int8: Mapping[str, RecordedAnswers] = field(default_factory=dict)
+
+
+def key(graph: Path) -> str:
+    """How a graph of a run is recorded: by its stage and its file."""
+    return f"{graph.parent.name}/{graph.name}"
 
 
 def label(sizes: Mapping[str, int]) -> str:

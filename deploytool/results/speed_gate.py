@@ -34,7 +34,8 @@ def judge(
 
 def line(min_speedup: float, outcome: GateOutcome, reason: str, judged: Sequence[str]) -> str:
     """The outcome in one line, with the rows that were judged."""
-    return f"--min-speedup {min_speedup:g}: {state_text(outcome, reason)}, judged by {' and '.join(judged)}"
+    why = f": {reason}" if reason else ""
+    return f"--min-speedup {min_speedup:g}: {outcome}, judged by {' and '.join(judged)}{why}"
 
 
 def _by_precision(speeds: Sequence[Speed], engines: Mapping[str, Precision]) -> dict[Precision, list[Speed]]:

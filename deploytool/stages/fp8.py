@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from deploytool import serde
 from deploytool.backends import fp8_emulation
-from deploytool.data import calibration
-from deploytool.data.golden import Arrays
+from deploytool.data import calibration, golden
+from deploytool.data.golden import Arrays, Golden
 from deploytool.errors import StageFailed
 from deploytool.exporters import name_scopes
 from deploytool.loading import weights_file
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.metrics import decisions, disagreement
-from deploytool.parity import quantization
+from deploytool.parity import fp8_answers, quantization
 from deploytool.precision import conversion
 from deploytool.precision.int8 import (
     auto_keep,
@@ -30,9 +31,10 @@ from deploytool.precision.int8 import (
 from deploytool.precision.int8.calibrated_graphs import CalibratedGraph
 from deploytool.precision.int8.macs import Int8Share
 from deploytool.precision.int8.selection import Selected
-from deploytool.results.artifact import ENGINE_RANGES, Kind, Notes, engine_graph
+from deploytool.results.artifact import ANSWERS, ENGINE_RANGES, LIMITS, Kind, Notes, engine_graph
 from deploytool.results.fp8 import Fp8
 from deploytool.results.int8_forms import Form
+from deploytool.results.report import Limits
 from deploytool.rewrites.graph import storage
 from deploytool.spec import AUTO, Job, Precision, Stage
 
@@ -41,7 +43,7 @@ _COMPARED = 32  # of them, those on which ways to calibrate are compared
 
 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
-    """Writes the FP8 graph, made from the form of the graph for engines.
+    """Writes the FP8 graph, made from the form of the graph for engines, and what it answers as quantised.
 
     Raises BadInput if a name of `keep` matches no node, StageFailed if the graph has nothing that can run in FP8 or
     cannot be converted, or if the search for layers to keep finds no set.
@@ -69,7 +71,22 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     joined = {name: np.concatenate([case[name] for case in cases]) for name in cases[0]}
     faults = calibration_checks.of_data(chosen.base.graph, chosen.base.table, joined, sample)
     remarks = [*serde.decode(tuple[str, ...], ranges.notes["remarks"]), *searched, *calibration_fault.lines(faults)]
-    return {"fp8": serde.encode(result), "remarks": remarks}
+    limits, unproved = _answers_as_quantised(out, chosen.graph, sample)
+    return {"fp8": serde.encode(result), LIMITS: serde.encode(limits), "remarks": [*remarks, *unproved]}
+
+
+def _answers_as_quantised(out: Path, graph: onnx.ModelProto, sample: Golden) -> tuple[dict[str, Limits], list[str]]:
+    """Writes what the graph answers to the golden cases; how far kernels may be from it by file, and remarks.
+
+    A graph that cannot be emulated has no answers: no device could prove it, and no bundle has it.
+    """
+    try:
+        answers = fp8_answers.record(graph, sample.inputs)
+        limits = fp8_answers.limits(graph, answers, sample)
+    except StageFailed as error:
+        return {}, [f"{out.name} cannot be run as quantised, so no bundle has it: {error}"]
+    golden.write_answers(out.with_name(ANSWERS[out.name]), answers)
+    return {out.name: limits}, []
 
 
 def _kept(

@@ -14,8 +14,8 @@ import onnx
 from deploytool import runtimes, serde
 from deploytool.builder_settings import BuilderSettings
 from deploytool.bundle import corner_files, int8_choice, int8_files, recipe, tool, triton_config
-from deploytool.bundle.int8 import Choice
-from deploytool.bundle.int8_files import Int8Files
+from deploytool.bundle.int8 import Choice, Int8Graph
+from deploytool.bundle.int8_files import CornerAnswers, Int8Files
 from deploytool.bundle.manifest import (
     MAX_MEMORY_MIB,
     Engine,
@@ -45,7 +45,6 @@ from deploytool.parity.replay import at_once
 from deploytool.results import report, verdict
 from deploytool.results.artifact import Artifact, Kind, Notes, openvino_graph
 from deploytool.results.corners import NOTE, RecordedCorner
-from deploytool.results.int8_forms import Form
 from deploytool.results.report import Report
 from deploytool.rewrites.graph import memory, storage
 from deploytool.spec import BATCH, FLOATS, Decision, Job, Model, Precision, Range, Stage, TargetPlan, Tensor
@@ -54,6 +53,7 @@ from deploytool.tasks import fit
 
 _OPENVINO_PATH = "openvino/model.onnx"
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+_EIGHT_BITS = (Precision.INT8, Precision.FP8)
 _CASES = 8  # golden cases in a bundle: enough to detect a wrong engine, few enough for a slow network
 
 
@@ -93,12 +93,14 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     more, best = _write_openvino_graph(folder, single)
     floor = _floor(inputs, (*graphs, *more))
     corners = serde.decode(tuple[RecordedCorner, ...], validated.notes.get(NOTE, []))
-    int8 = _write_int8(folder, content, inputs, result, golden_files.cases, corners)
-    graphs = (*graphs, *more, *int8.graphs)
+    at_corners = partial(corner_files.int8, folder, validated.path.parent, corners)
+    int8 = _write_int8(folder, content, inputs, result, golden_files.cases, at_corners)
+    fp8 = _write_fp8(folder, inputs, result, golden_files.cases, at_corners)
+    graphs = (*graphs, *more, *int8.graphs, *fp8.graphs)
     graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
     usual = at_once(golden_files.cases, content.free[BATCH])
     proved = corner_files.write(folder, validated.path.parent, corners, content.free, graphs, usual)
-    engines, engine_choice = _write_engines(folder, content, inputs, result, int8)
+    engines, engine_choice = _write_engines(folder, content, inputs, result, (*int8.int8, *fp8.int8))
     packed_tool = tool.write(folder, job.options.wheels) if job.options.tool else ()
     precisions = (*FLOATS, *([Precision.BF16] if inputs.chain(Kind.BF16_GRAPH) else []))
     manifest = Manifest(
@@ -123,7 +125,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         task=fit.shown(content.model.task, sample.outputs),
         decoding=content.model.decoding,
         best=best,
-        int8=int8.int8,
+        int8=(*int8.int8, *fp8.int8),
         int8_for={**int8.choices, **engine_choice},
         tool=packed_tool,
         corners=proved,
@@ -192,25 +194,25 @@ def _write_graphs(folder: Path, content: _Content, single: Artifact, half: Artif
 
 
 def _write_int8(
-    folder: Path,
-    content: _Content,
-    inputs: StageInputs,
-    result: Report,
-    cases: int,
-    corners: Sequence[RecordedCorner],
+    folder: Path, content: _Content, inputs: StageInputs, result: Report, cases: int, corners: CornerAnswers
 ) -> Int8Files:
     """Writes the INT8 graphs that are not worse and bring a gain, the one for CPUs as a model of the repository."""
     name = f"{content.name}_{Precision.INT8}"
     path = f"models/{name}/1/model.onnx"
     written = Int8Files()
-    copied = partial(corner_files.int8, folder, inputs.latest(Kind.REPORT).path.parent, corners)
     for artifact in inputs.chain(Kind.INT8_GRAPH) if int8_choice.is_choice(result) else ():
-        written = int8_files.write(folder, path, artifact, result, cases, copied)
+        written = int8_files.write(folder, path, artifact, result, cases, corners)
     if (folder / path).exists():
         largest = content.free[BATCH].largest
         text = triton_config.graph_config(name, content.inputs, content.outputs, Precision.FP32, largest)
         (folder / path).parent.with_name("config.pbtxt").write_text(text, encoding="utf-8")
     return written
+
+
+def _write_fp8(folder: Path, inputs: StageInputs, result: Report, cases: int, corners: CornerAnswers) -> Int8Files:
+    """Writes the FP8 graph, if there is one and it is not worse."""
+    chain = inputs.chain(Kind.FP8_GRAPH)
+    return next((int8_files.write_fp8(folder, artifact, result, cases, corners) for artifact in chain), Int8Files())
 
 
 def _write_openvino_graph(folder: Path, single: Artifact) -> tuple[tuple[Graph, ...], dict[str, str]]:
@@ -268,23 +270,25 @@ def _write_images(folder: Path, pixels: Pixels, suffix: str) -> tuple[str, ...]:
 
 
 def _write_engines(
-    folder: Path, content: _Content, inputs: StageInputs, result: Report, int8: Int8Files
+    folder: Path, content: _Content, inputs: StageInputs, result: Report, narrow: Sequence[Int8Graph]
 ) -> tuple[tuple[Engine, ...], dict[str, Choice]]:
     """Writes the engines, the fastest precision first, and the choice of INT8 or not if an INT8 engine was built.
 
-    An INT8 engine is written if it is faster than the FP16 engine of its plan and not worse, one in FP8 never: nothing
-    could prove it on a device. Those in FP16 of the full TensorRT with weights form a model of the Triton repository.
+    An INT8 engine is written if it is faster than the FP16 engine of its plan and not worse, one in FP8 if its graph is
+    written, which proves it on a device. Those in FP16 of the full TensorRT with weights form a model of the Triton
+    repository.
     """
     ranked: list[tuple[int, Engine]] = []
     choices: dict[str, Choice] = {}
     plans: dict[str, str] = {}  # compute capability: file
-    proved = any(each.form is Form.TENSORRT for each in int8.int8)
+    proved = {each.precision for each in narrow if each.form.for_engines}
     for artifact in inputs.chain(Kind.ENGINE):
         for built in serde.decode(tuple[report.Engine, ...], artifact.notes["engines"]):
             capabilities = _capabilities(built, result.targets)
             choice = int8_choice.for_engine(result, built.file)
             is_int8, is_half = built.precision is Precision.INT8, built.precision is Precision.FP16
-            if not capabilities or built.precision is Precision.FP8 or (is_int8 and not (choice.path and proved)):
+            unproved = built.precision in _EIGHT_BITS and built.precision not in proved
+            if not capabilities or unproved or (is_int8 and not choice.path):
                 choices |= {runtimes.TRT: replace(choice, path="")} if is_int8 and not choices else {}
                 continue
             for_triton = is_half and built.flavour == TENSORRT and not built.stripped
@@ -305,7 +309,7 @@ def _write_engines(
 
 
 def _rank(built: report.Engine, result: Report) -> int:
-    """The place of an engine among those for one GPU: FP16 comes before BF16 that was not measured to be faster."""
+    """The place of an engine among those for one GPU: FP16 comes before what was not measured to be faster."""
     speeds = {speed.file: speed.own_gain for speed in result.speeds if speed.stage is Stage.BUILD}
     gain = speeds.get(built.file)
     if built.precision is Precision.FP16:
@@ -342,7 +346,7 @@ def _capabilities(built: report.Engine, targets: Sequence[Decision]) -> tuple[st
 
 def _provenance(inputs: StageInputs, result: Report, model: Model) -> Provenance:
     """The origin of the bundle, without paths of this machine and without anything that differs between equal runs."""
-    kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.INT8_GRAPH, Kind.BF16_GRAPH)
+    kinds = (Kind.WEIGHTS, Kind.GOLDEN, Kind.GRAPH, Kind.INT8_GRAPH, Kind.BF16_GRAPH, Kind.FP8_GRAPH)
     exported = [graph.notes for graph in inputs.chain(Kind.GRAPH) if graph.made_by is Stage.EXPORT]
     return Provenance(
         factory=_public_reference(model),

@@ -216,7 +216,7 @@ STAGES: Mapping[Stage, Contract] = {
         Kind.BUNDLE,
         ("sequence", "tool", "wheels"),
         ("onnx", "pillow"),
-        optional=(Kind.ENGINE, Kind.BF16_GRAPH, Kind.INT8_GRAPH),
+        optional=(Kind.ENGINE, Kind.BF16_GRAPH, Kind.INT8_GRAPH, Kind.FP8_GRAPH),
         uses_model=False,
         copies=1.5,
         engine_copies=0.5,

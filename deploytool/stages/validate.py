@@ -78,7 +78,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         "broken": list(broken),
         "unmeasured": list(verdict.unmeasured_lines(result)),
         "serves": serde.encode(serves),
-        NOTE: serde.encode(corner_records.write(out.parent, recorded, at_sizes, _int8_graphs(inputs), sample)),
+        NOTE: serde.encode(corner_records.write(out.parent, recorded, at_sizes, _quantised(inputs), sample)),
     }
 
 
@@ -165,13 +165,15 @@ def _int8(inputs: StageInputs) -> Int8 | None:
     return serde.decode(Int8, notes[-1]) if notes else None
 
 
-def _int8_graphs(inputs: StageInputs) -> list[Path]:
-    """The INT8 graphs whose answers as quantised are known."""
-    return [
-        artifact.path.with_name(file)
-        for artifact in inputs.chain(Kind.INT8_GRAPH)
+def _quantised(inputs: StageInputs) -> dict[Path, Precision]:
+    """The graphs in INT8 and FP8 whose answers as quantised are known."""
+    kinds = {Kind.INT8_GRAPH: Precision.INT8, Kind.FP8_GRAPH: Precision.FP8}
+    return {
+        artifact.path.with_name(file): precision
+        for kind, precision in kinds.items()
+        for artifact in inputs.chain(kind)
         for file in serde.decode(dict[str, serde.Json], artifact.notes.get(LIMITS, {}))
-    ]
+    }
 
 
 def _fp8(inputs: StageInputs) -> Fp8 | None:

@@ -71,7 +71,7 @@ def test_an_uneven_machine_gives_no_int8() -> None:
 
 def test_a_run_that_measured_nothing_gives_no_int8() -> None:
     assert int8_choice.for_cpu(EMPTY) == {"ort": Choice("", Why.NOT_MEASURED), "openvino": Choice("", Why.NOT_MEASURED)}
-    assert not int8_choice.engine_graph_holds(EMPTY, ENGINE_GRAPH)
+    assert not int8_choice.engine_graph_holds(EMPTY, Stage.INT8, ENGINE_GRAPH)
 
 
 def test_an_engine_is_chosen_by_its_own_measure_and_its_gain_over_fp16() -> None:

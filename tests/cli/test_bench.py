@@ -44,7 +44,7 @@ def test_min_speedup_decides_the_exit_code(deploytool: Command, run_copy: Path) 
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "0.01")
     assert done.returncode == 6
     assert "build/model.plan, 0.01× the baseline: built, not run" in done.stderr
-    assert "--min-speedup 0.01: open (built, not run), judged by build/model.plan" in done.stdout
+    assert "--min-speedup 0.01: open, judged by build/model.plan: built, not run" in done.stdout
     shutil.rmtree(run_copy / "build")
     done = deploytool("bench", str(run_copy), *QUICK, "--min-speedup", "1000", "--json")
     gate = json.loads(done.stdout)["bench"]["gate"]

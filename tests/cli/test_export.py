@@ -186,7 +186,7 @@ def test_a_folder_with_foreign_files_is_refused_and_unchanged(deploytool: Comman
 def test_an_unmeasured_minimum_speedup_fails(deploytool: Command) -> None:
     done = deploytool("export", MODEL, "--trt", *QUICK, "--min-speedup", "0.01")
     assert done.returncode == 6
-    assert "the speed of build: built, not run" in done.stderr
+    assert "the speed of build/model.plan: built, not run" in done.stderr
 
 
 def test_a_failed_run_is_one_json_document(deploytool: Command) -> None:

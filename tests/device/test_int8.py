@@ -217,7 +217,7 @@ def test_an_int8_engine_is_built_and_serves_if_it_is_faster(with_int8: Path, tmp
         return Race(first.tier, second.tier, first.tier, 1, Ratio(1.2, 1.1, 1.3))
 
     half = build.build(*common, works, lambda *step: None)
-    int8 = build.build_int8(*common, half, works, racer, lambda *step: None)
+    int8 = build.build_narrow(*common, half, works, racer, lambda *step: None, Precision.INT8)
     assert (int8.precision, int8.trial, int8.gain) == (Precision.INT8, TRIAL, Ratio(1.2, 1.1, 1.3))
     assert (built / int8.file.path).read_bytes()[:4] == b"vtrt"
     assert [each.is_int8 for each in build.built_candidates(*common)] == [True, False]

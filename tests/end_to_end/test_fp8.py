@@ -12,17 +12,20 @@ import pytest
 from onnx import TensorProto
 
 from deploytool import api
-from deploytool.bundle.manifest import read_manifest
+from deploytool.bundle.manifest import NARROW_SCHEMA, content_digest, read_manifest
 from deploytool.cli import summary
+from deploytool.data import golden
 from deploytool.errors import BadInput
 from deploytool.report import html, run_data
 from deploytool.results.fp8 import Fp8
-from deploytool.results.measure import AGREEMENT, Inferiority
+from deploytool.results.int8_forms import Form
+from deploytool.results.measure import AGREEMENT, Difference, Inferiority, Measure, MeasuredArtifact
 from deploytool.results.quantization import TensorKind
 from deploytool.results.report import Report
 from deploytool.spec import Precision, Stage, Status
 from tests import given_graphs
-from tests.conftest import TINY
+from tests.conftest import TINY, artifacts
+from tests.int8 import packed
 
 SHAPE = TINY.inputs[0].shape[1:]
 
@@ -97,7 +100,26 @@ def test_the_report_says_how_it_was_made(run: api.Run) -> None:
     assert json.loads((run.folder / "validate" / "report.json").read_text())["fp8"]["file"] == "fp8.onnx"
 
 
-def test_a_bundle_has_none_of_it(run: api.Run) -> None:
+def test_a_bundle_has_it_where_it_is_not_worse(run: api.Run, tmp_path: Path) -> None:
+    measure = Measure(1.0, 1.0, 400, Difference(0.0, -0.005, 0.0), Inferiority.NOT_WORSE)
+    good = MeasuredArtifact(Stage.FP8, "fp8.onnx", "fp8_emulation", "cpu", Status.MEASURED, measure)
+    bundle = packed.write(artifacts(run.folder), tmp_path / "packed", [good], [])
+    manifest = read_manifest(bundle)
+    assert manifest.schema == NARROW_SCHEMA
+    assert {graph.path: graph.precision for graph in manifest.graphs}["engines/fp8.onnx"] == Precision.FP8
+    (proof,) = manifest.int8
+    assert (proof.form, proof.answers, proof.precision) == (Form.E4M3, "golden/fp8.npz", Precision.FP8)
+    half, narrow = manifest.engines
+    assert (half.precision, narrow.precision) == (Precision.FP16, Precision.FP8), "FP16 serves until FP8 is faster"
+    assert (narrow.capabilities, narrow.io) == (("8.9", "12.0", "12.1"), Precision.FP32)
+    answers, cases = golden.read_answers(bundle / proof.answers), manifest.golden.cases
+    whole = golden.read_answers(run.folder / "fp8" / "fp8_answers.npz")
+    assert {name: len(array) for name, array in answers.items()} == dict.fromkeys(whole, cases)
+    again = packed.write(artifacts(run.folder), tmp_path / "again", [good], [])
+    assert content_digest(read_manifest(again)) == content_digest(manifest)
+
+
+def test_a_bundle_has_none_of_it_where_it_is_not_decided(run: api.Run) -> None:
     assert run.bundle is not None
     manifest = read_manifest(run.bundle)
     assert [engine.precision for engine in manifest.engines] == [Precision.FP16]

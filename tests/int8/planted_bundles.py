@@ -51,7 +51,8 @@ def wrong_scale(model: ModelProto, rng: Rng) -> None:
     node = _pick(_activations(model), rng)
     own = f"{node.output[0]}_other_scale"
     factor = float(rng.choice([0.5, 0.8, 1.25, 2.0]))
-    scaled = np.asarray(_value(model, node.input[1]) * np.float32(factor), np.float32)
+    scale = _value(model, node.input[1])
+    scaled = np.asarray(scale * scale.dtype.type(factor), scale.dtype)
     model.graph.initializer.append(numpy_helper.from_array(scaled, own))
     node.input[1] = own
 

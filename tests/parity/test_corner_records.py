@@ -44,7 +44,7 @@ def unmeasured(name: str, inputs: Arrays) -> Tolerances:
 
 def test_the_cases_of_each_corner_are_recorded_with_the_noise_there(tmp_path: Path) -> None:
     found = draw(MODEL, SIZES, source)
-    records = corner_records.write(tmp_path, found, local, [], SAMPLE)
+    records = corner_records.write(tmp_path, found, local, {}, SAMPLE)
     assert [record.sizes for record in records] == [{"H": 8, "W": 8}, {"H": 16, "W": 8}, {"H": 13, "W": 8}]
     for record, corner in zip(records, found, strict=True):
         assert record.limits["fp32"].max_error == pytest.approx(16e-6 * record.sizes["H"])
@@ -61,7 +61,7 @@ def test_the_cases_of_each_corner_are_recorded_with_the_noise_there(tmp_path: Pa
 
 
 def test_where_the_noise_cannot_be_measured_a_corner_has_no_tolerances_of_its_own(tmp_path: Path) -> None:
-    records = corner_records.write(tmp_path, draw(MODEL, SIZES, source), unmeasured, [], SAMPLE)
+    records = corner_records.write(tmp_path, draw(MODEL, SIZES, source), unmeasured, {}, SAMPLE)
     assert [record.limits for record in records] == [{}, {}, {}]
     assert all((tmp_path / record.file).is_file() for record in records)
 

@@ -103,7 +103,7 @@ def test_the_line_names_the_rows_that_were_judged() -> None:
     assert gate is not None
     line = speed_gate.line(2.0, gate.outcome, gate.reason, gate.judged)
     assert line == "--min-speedup 2: missed, judged by int8/int8.onnx and rewrite/file"
-    assert speed_gate.line(2.0, OPEN, "built, not run", ["x"]) == "--min-speedup 2: open (built, not run), judged by x"
+    assert speed_gate.line(2.0, OPEN, "built, not run", ["x"]) == "--min-speedup 2: open, judged by x: built, not run"
 
 
 def test_the_gate_stays_open_on_an_uneven_machine() -> None:
