@@ -125,7 +125,7 @@ def perturbed_runs(
     """Runs of the model in FP32, and in a narrow type rounded to nearest and at random."""
 
     def unrounded(inputs: Arrays) -> Arrays:
-        return _answers(module, model, _to_torch(inputs))
+        return _in_batches(module, model, _to_torch(inputs))
 
     roundings = narrow.nearest, narrow.stochastic(0)
     return (unrounded,), tuple(_rounded_run(module, model, chosen) for chosen in roundings)

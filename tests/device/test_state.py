@@ -15,7 +15,9 @@ from deploytool.host import machine
 
 
 def test_the_state_says_what_is_installed_and_decodes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "installed", lambda: releases.RELEASES[8])
+    monkeypatch.setattr(
+        releases, "installed", lambda: next(each for each in releases.RELEASES if each.jetpack == "6.1")
+    )
     (tmp_path / "current").write_text(serde.text(Pointer("a" * 64, "b" * 64, 3)))
     output = commands.status(tmp_path)
     assert isinstance(output.document, DeviceState)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -46,6 +46,7 @@ def fake_quantised(values: Values, chosen: ValueRange) -> NDArray[np.float64]:
     return np.round(clipped / step) * step if step else clipped * 0
 
 
+@example([[-(2.0**-149)]])
 @given(st.lists(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20), min_size=1, max_size=6))
 @settings(max_examples=50, deadline=None)
 def test_every_value_is_in_a_bin_that_holds_it_whatever_the_order(parts: list[list[float]]) -> None:
@@ -58,7 +59,8 @@ def test_every_value_is_in_a_bin_that_holds_it_whatever_the_order(parts: list[li
     ends = np.cumsum(spans.counts)
     for lower, upper, start, end in zip(spans.lower, spans.upper, np.append(0, ends[:-1]), ends, strict=True):
         within = values[start:end]
-        smallest = 2.0**-23 * max(-values[0], values[-1])  # of the octaves; what is smaller is taken as zero
+        # of the octaves and of normal numbers: what is smaller is taken as zero
+        smallest = max(2.0**-23 * max(-values[0], values[-1]), 2.0**-126)
         assert (within >= lower - smallest).all()
         assert (within <= upper + smallest).all()
         assert upper - lower <= BIN * max(abs(lower), abs(upper)) * 1.01
