@@ -70,41 +70,57 @@ class _Content:
     builder: BuilderSettings
 
 
+@dataclass(frozen=True)
+class _Graphs:
+    """The graphs of a bundle with the memory that each needs, and what the manifest says of them.
+
+    Engines are built from `half`. `floor` are the oldest runtimes that take all of them, and `best` is the path of the
+    one that is fastest in a runtime; `quantised` proves those in 8 bits.
+    """
+
+    half: Graph
+    every: tuple[Graph, ...]
+    floor: Mapping[str, str]
+    best: Mapping[str, str]
+    quantised: Int8Files
+
+
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the bundle into the folder of `out`, which must not exist; the manifest is written last.
 
     Raises ParityFailed if the report contains a failed check, StageFailed if there is no FP16 graph.
     """
-    validated = inputs.latest(Kind.REPORT)
+    validated, folder = inputs.latest(Kind.REPORT), out.parent
     if broken := serde.decode(tuple[str, ...], validated.notes["broken"]):
         raise ParityFailed(
             f"a run with failed checks cannot be packed: {broken[0]}", "`deploytool blame` names the layer"
         )
-    folder, result = out.parent, report.read(validated.path)
     folder.mkdir()
-    single, half = _graphs(inputs)
-    content = _content(inputs, validated.notes, storage.load_structure(single.path))
-    graphs = _write_graphs(folder, content, single, half)
-    sample = inputs.golden()
+    manifest = _write_files(folder, job, inputs, validated)
+    write_manifest(folder, manifest)
+    check_files(folder, read_manifest(folder))
+    size = sum(file.size for file in all_files(manifest))
+    return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
+
+
+def _write_files(folder: Path, job: Job, inputs: StageInputs, validated: Artifact) -> Manifest:
+    """Writes every file of the bundle but the manifest, which it returns."""
+    result, sample = report.read(validated.path), inputs.golden()
+    content = _content(inputs, validated.notes, storage.load_structure(_graphs(inputs)[0].path))
     tolerances = metrics.tolerances(sample.noise, verdict.requested_tolerances(result))
     batch = content.model.inputs[0].shape[0]
     golden_files = _write_golden(folder, sample, batch if isinstance(batch, int) else 1)
-    recipe_file = recipe.write(folder, graphs[-1], content.inputs, content.free, content.builder)
-    more, best = _write_openvino_graph(folder, single)
-    floor = _floor(inputs, (*graphs, *more))
-    corners = serde.decode(tuple[RecordedCorner, ...], validated.notes.get(NOTE, []))
-    at_corners = partial(corner_files.int8, folder, validated.path.parent, corners)
-    int8 = _write_int8(folder, content, inputs, result, golden_files.cases, at_corners)
-    fp8 = _write_fp8(folder, inputs, result, golden_files.cases, at_corners)
-    graphs = (*graphs, *more, *int8.graphs, *fp8.graphs)
-    graphs = tuple(_with_memory(folder, graph, content.free, golden_files.cases) for graph in graphs)
+    recorded = serde.decode(tuple[RecordedCorner, ...], validated.notes.get(NOTE, []))
+    at_corners = partial(corner_files.int8, folder, validated.path.parent, recorded)
+    graphs = _write_all_graphs(folder, content, inputs, result, golden_files.cases, at_corners)
     usual = at_once(golden_files.cases, content.free[BATCH])
-    proved = corner_files.write(folder, validated.path.parent, corners, content.free, graphs, usual)
-    engines, engine_choice = _write_engines(folder, content, inputs, result, (*int8.int8, *fp8.int8))
+    corners = corner_files.write(folder, validated.path.parent, recorded, content.free, graphs.every, usual)
+    engines, engine_choice = _write_engines(folder, content, inputs, result, graphs.quantised.int8)
+    recipe_file = recipe.write(folder, graphs.half, content.inputs, content.free, content.builder)
     packed_tool = tool.write(folder, job.options.wheels) if job.options.tool else ()
     precisions = (*FLOATS, *([Precision.BF16] if inputs.chain(Kind.BF16_GRAPH) else []))
-    manifest = Manifest(
-        schema=schema_of(graphs, engines, proved),
+    return Manifest(
+        schema=schema_of(graphs.every, engines, corners),
         name=content.name,
         sequence=job.options.sequence,
         inputs=content.inputs,
@@ -112,8 +128,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         free=content.free,
         preprocessing=content.model.preprocessing,
         classes=serde.decode(tuple[str, ...], inputs.latest(Kind.GOLDEN).notes.get("classes", [])),
-        graphs=graphs,
-        floor=floor,
+        graphs=graphs.every,
+        floor=graphs.floor,
         tried=next((result.versions[name] for name in _RUNTIMES if name in result.versions), ""),
         golden=golden_files,
         tolerances={precision: tolerances.of(precision) for precision in precisions},
@@ -124,16 +140,29 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         provenance=_provenance(inputs, result, content.model),
         task=fit.shown(content.model.task, sample.outputs),
         decoding=content.model.decoding,
-        best=best,
-        int8=(*int8.int8, *fp8.int8),
-        int8_for={**int8.choices, **engine_choice},
+        best=graphs.best,
+        int8=graphs.quantised.int8,
+        int8_for={**graphs.quantised.choices, **engine_choice},
         tool=packed_tool,
-        corners=proved,
+        corners=corners,
     )
-    write_manifest(folder, manifest)
-    check_files(folder, read_manifest(folder))
-    size = sum(file.size for file in all_files(manifest))
-    return {"digest": content_digest(manifest), "sequence": manifest.sequence, "bytes": size}
+
+
+def _write_all_graphs(
+    folder: Path, content: _Content, inputs: StageInputs, result: Report, cases: int, corners: CornerAnswers
+) -> _Graphs:
+    """Writes the graphs of every precision; `cases` is the number of golden cases."""
+    single, half = _graphs(inputs)
+    both = _write_graphs(folder, content, single, half)
+    more, best = _write_openvino_graph(folder, single)
+    floor = _floor(inputs, (*both, *more))
+    int8 = _write_int8(folder, content, inputs, result, cases, corners)
+    chain = inputs.chain(Kind.FP8_GRAPH)
+    fp8 = next((int8_files.write_fp8(folder, each, result, cases, corners) for each in chain), Int8Files())
+    every = (*both, *more, *int8.graphs, *fp8.graphs)
+    measured = tuple(_with_memory(folder, graph, content.free, cases) for graph in every)
+    quantised = Int8Files((*int8.graphs, *fp8.graphs), (*int8.int8, *fp8.int8), int8.choices)
+    return _Graphs(both[-1], measured, floor, best, quantised)
 
 
 def _files(folder: Path, without: Collection[str]) -> tuple[File, ...]:
@@ -207,12 +236,6 @@ def _write_int8(
         text = triton_config.graph_config(name, content.inputs, content.outputs, Precision.FP32, largest)
         (folder / path).parent.with_name("config.pbtxt").write_text(text, encoding="utf-8")
     return written
-
-
-def _write_fp8(folder: Path, inputs: StageInputs, result: Report, cases: int, corners: CornerAnswers) -> Int8Files:
-    """Writes the FP8 graph, if there is one and it is not worse."""
-    chain = inputs.chain(Kind.FP8_GRAPH)
-    return next((int8_files.write_fp8(folder, artifact, result, cases, corners) for artifact in chain), Int8Files())
 
 
 def _write_openvino_graph(folder: Path, single: Artifact) -> tuple[tuple[Graph, ...], dict[str, str]]:

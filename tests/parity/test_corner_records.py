@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploytool.data import corner_cases, images, synthetic
+from deploytool.data import corner_cases, golden, images, synthetic
 from deploytool.data.golden import Arrays, Floor, Golden, Noise
 from deploytool.errors import StageFailed
-from deploytool.parity import corner_records, metrics
+from deploytool.parity import corner_records, fp8_answers, int8_answers, metrics
 from deploytool.parity.metrics import Tolerances
 from deploytool.parity.shape_corners import draw
-from deploytool.spec import Model, Preprocessing, Range, Tensor
+from deploytool.rewrites.graph import storage
+from deploytool.spec import Model, Precision, Preprocessing, Range, Tensor
 
 MODEL = Model(
     "mixed",
@@ -85,3 +86,17 @@ def test_grey_images_become_the_same_inputs_again() -> None:
     cases = corner_cases.CornerCases(pixels, {}, {})
     np.testing.assert_array_equal(cases.inputs(model.inputs, how)["image"], inputs["image"])
     np.testing.assert_array_equal(inputs["image"], images.luma(pixels["image"]))
+
+
+def test_graphs_in_8_bits_of_the_same_name_have_answers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = metrics.tolerances(Noise(Floor(1e-6, 1e-7), Floor(1e-3, 1e-4)), {}).fp16
+    monkeypatch.setattr(storage, "load", lambda path: path)
+    for module, value in ((int8_answers, 8.0), (fp8_answers, 9.0)):
+        monkeypatch.setattr(module, "record", lambda graph, inputs, value=value: {"y": np.full(2, value)})
+        monkeypatch.setattr(module, "limits", lambda graph, answers, sample: limits)
+    graphs = {Path("int8/model.onnx"): Precision.INT8, Path("fp8/model.onnx"): Precision.FP8}
+    first, *_ = corner_records.write(tmp_path, draw(MODEL, SIZES, source), local, graphs, SAMPLE)
+    recorded = {key: golden.read_answers(tmp_path / each.file)["y"][0] for key, each in first.int8.items()}
+    assert recorded == {"int8/model.onnx": 8.0, "fp8/model.onnx": 9.0}
