@@ -197,7 +197,7 @@ def _wait(process: subprocess.Popen[str], deadline: float, gibibytes: float, wha
     while (left := deadline - time.monotonic()) > 0:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(min(left, _POLL_SECONDS))
-        if _resident(process.pid) > gibibytes * GIBIBYTE:
+        if gibibytes < math.inf and _resident(process.pid) > gibibytes * GIBIBYTE:
             raise ChildDied(f"{what} took more than {gibibytes:g} GiB of memory", "give it less work, or leave it out")
     raise subprocess.TimeoutExpired(process.args, 0)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.comm.core import connect
 from distributed.security import Security
@@ -30,6 +31,13 @@ from deploytool.sweeps.worker import ChildGone
 _RETRIES = 2  # of a job whose process was killed, beside those of jobs whose worker was
 _CONNECT_S = 15
 _LOOPBACK = "127.0.0.1:0"
+_IDLE: Mapping[str, Any] = {  # what Dask does all the time on behalf of short tasks: here it would slow the cells
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.scheduler.work-stealing": False,
+    "distributed.worker.profile.enabled": False,
+}
 _START_WORKERS = "start some: dask worker ADDRESS --nthreads 1, with deploytool[cpu,sweep]"
 _MAX_CAUSES = 8  # exceptions that are looked at, of one that another caused
 _TLS_OPTIONS = "--tls-ca, --tls-cert and --tls-key"
@@ -156,6 +164,7 @@ def connected(options: ClusterOptions, workers: int, out: Path) -> Iterator[Clus
                 no_worker_remedy=slurm.no_worker_remedy(out),
             )
         else:
+            stack.enter_context(dask.config.set(_IDLE))
             client = stack.enter_context(_client(stack.enter_context(_local(workers)), None, "the cluster"))
             yield Cluster(client, is_embedded=True, name="the cluster")
 
