@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from deploytool.results.quantization import QuantizedTensor
 
 AS_GIVEN, OWN_RANGES = "as given", "ranges of the file"  # form and method of a graph that came with its Q/DQ nodes
-MOST_CASES = (
-    500  # pictures for calibration that are chosen from a larger folder: ranges hardly change beyond some hundred
-)
+# pictures for calibration that are chosen from a larger folder: ranges hardly change beyond some hundred
+MOST_CASES = 500
 
 
 @dataclass(frozen=True)

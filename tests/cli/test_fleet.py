@@ -15,8 +15,8 @@ import pytest
 from deploytool.bundle import sign
 from deploytool.bundle.manifest import manifest_digest
 from tests.conftest import Command
+from tests.device.corner_faults import edit_graph, fade_beyond
 from tests.device.keys import keys
-from tests.device.test_corners import edit_graph, fade_beyond
 from tests.fleet import rigs
 from tests.fleet.rigs import Rig
 from tests.transfer import servers

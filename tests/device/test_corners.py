@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from deploytool import serde
 from deploytool.backends import tensorrt
@@ -47,6 +46,7 @@ from tests.backends.fake_engine import FakeEngine, Fault
 from tests.backends.fake_tensorrt import FULL, RTX
 from tests.backends.test_tensorrt import FakeCuda
 from tests.conftest import ROOT, artifacts
+from tests.device.corner_faults import bake_width, edit_graph, fade_beyond, wrong_in_large_batches, wrong_in_second
 from tests.fuzz.artifacts import update_manifest
 from tests.int8 import packed as int8_packed
 
@@ -104,43 +104,6 @@ def tried(folder: Path, candidate: Candidate, *, at_corners: bool = True) -> Pro
 def outcomes(result: ProbeResult) -> dict[str, CornerOutcome]:
     assert result.trial is not None
     return {each.corner: each.outcome for each in result.trial.corners}
-
-
-def edit_graph(folder: Path, change: Callable[[onnx.ModelProto], None], index: int = 0) -> None:
-    """Changes a graph of a bundle, with the digest that fits."""
-    path = folder / read_manifest(folder).graphs[index].path
-    model = onnx.load(path)
-    change(model)
-    path.write_bytes(model.SerializeToString())
-    update_manifest(folder)
-
-
-def fade_beyond(model: onnx.ModelProto, axis: int, kept: int) -> None:
-    """Halves the input beyond a place along an axis: a slice of fixed length, right as long as the axis is shorter."""
-    graph, name = model.graph, model.graph.input[0].name
-    for node in graph.node:
-        node.input[:] = ["faded" if each == name else each for each in node.input]
-    numbers = {"zero": [0], "kept": [kept], "most": [1 << 30], "axis": [axis]}
-    graph.initializer.extend(numpy_helper.from_array(np.array(each, np.int64), key) for key, each in numbers.items())
-    half = np.array(0.5, helper.tensor_dtype_to_np_dtype(graph.input[0].type.tensor_type.elem_type))
-    graph.initializer.append(numpy_helper.from_array(half, "half"))
-    nodes = [
-        helper.make_node("Slice", [name, "zero", "kept", "axis"], ["first"]),
-        helper.make_node("Slice", [name, "kept", "most", "axis"], ["rest"]),
-        helper.make_node("Mul", ["rest", "half"], ["halved"]),
-        helper.make_node("Concat", ["first", "halved"], ["faded"], axis=axis),
-    ]
-    for node in reversed(nodes):
-        graph.node.insert(0, node)
-
-
-def bake_width(model: onnx.ModelProto) -> None:
-    """Reshapes the input to the width of the golden cases."""
-    graph, name = model.graph, model.graph.input[0].name
-    for node in graph.node:
-        node.input[:] = ["baked" if each == name else each for each in node.input]
-    graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 48], np.int64), "shape"))
-    graph.node.insert(0, helper.make_node("Reshape", [name, "shape"], ["baked"]))
 
 
 def test_the_bundle_has_every_corner_of_every_profile(bundle: Path) -> None:
@@ -379,14 +342,6 @@ def run_engine(
     return tried(folder, replace(built, precision=Precision.FP16)), engine
 
 
-def wrong_in_the_second(profile: int, output: np.ndarray) -> np.ndarray:
-    return output * np.float32(1.1 if profile == 1 else 1.0)
-
-
-def wrong_at_the_largest_batch(profile: int, output: np.ndarray) -> np.ndarray:
-    return output * np.where(np.arange(len(output)) < 20, 1, 1.1).astype(np.float32)[:, None]
-
-
 @pytest.mark.parametrize("release", [*FULL, RTX])
 def test_an_engine_of_each_release_is_compared_at_every_corner_of_its_profiles(
     copy: Path, release: str, monkeypatch: pytest.MonkeyPatch
@@ -399,7 +354,7 @@ def test_an_engine_of_each_release_is_compared_at_every_corner_of_its_profiles(
 
 
 @pytest.mark.parametrize("release", [*FULL, RTX])
-@pytest.mark.parametrize(("fault", "word"), [(wrong_in_the_second, "H 96"), (wrong_at_the_largest_batch, "batch 24")])
+@pytest.mark.parametrize(("fault", "word"), [(wrong_in_second, "H 96"), (wrong_in_large_batches, "batch 24")])
 def test_an_engine_that_is_wrong_in_one_profile_or_batch_is_caught(
     copy: Path, release: str, fault: Fault, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
