@@ -2,8 +2,9 @@
 
 Tensor cores add in an order and a precision of their own, and return FP16, so a value that is quantised next may be its
 neighbour in FP16. Where it lies next to a tie of E4M3, whose steps are 128 times as wide, it moves by such a step. The
-noise is measured by moving every value before it is quantised, at random by up to half a step of FP16. The tolerance is
-a multiple of it, as in INT8, and is wider: about twice the error of FP8 itself.
+noise is measured by moving every value before it is quantised, at random by up to half a step of FP16. Such a step is
+rare, and in a late layer of few values it is most of the error of its case, so the noise is that of rare errors. The
+tolerance is a multiple of it, as in INT8, and is wider: about twice the error of FP8 itself.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from onnx import NodeProto, TensorProto, helper
 
 from deploytool.backends import fp8_emulation
 from deploytool.data.golden import Arrays, Golden
-from deploytool.parity import int8_answers
+from deploytool.parity import int8_answers, noise_floor
 from deploytool.results.report import Limits
 from deploytool.rewrites.graph.editable import EditableGraph
 from deploytool.spec import Precision
 
 _MOVED = 2.0**-11  # of a value: half a step of FP16
+_RUNS = 64  # of a case: with 24, one network in 24 had kernels beyond the tolerance
 
 
 def record(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
@@ -31,8 +33,8 @@ def record(graph: onnx.ModelProto, inputs: Arrays) -> Arrays:
 
 def limits(graph: onnx.ModelProto, answers: Arrays, sample: Golden) -> Limits:
     """How far sound kernels may be from `answers`, those of the graph to the golden cases."""
-    runs = [record(_moved(graph, seed), sample.inputs) for seed in int8_answers.seeds(sample)]
-    return int8_answers.limits_of(runs, answers, sample, Precision.FP8)
+    runs = [record(_moved(graph, seed), sample.inputs) for seed in int8_answers.seeds(sample, _RUNS)]
+    return int8_answers.limits_of(runs, answers, sample, Precision.FP8, noise_floor.rare_floor)
 
 
 def _moved(graph: onnx.ModelProto, seed: int) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ again. The tolerance is a multiple of it, as that of FP16 is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -47,24 +47,34 @@ def limits(graph: onnx.ModelProto, answers: Arrays, sample: Golden) -> Limits:
     return limits_of(runs, answers, sample, Precision.INT8)
 
 
-def seeds(sample: Golden) -> range:
-    """The seeds of the runs by which the tolerance for the cases of a sample is measured."""
-    return range(max(_DRAWS, math.ceil(_RUNS / len(next(iter(sample.inputs.values()))))))
+def seeds(sample: Golden, runs: int = _RUNS) -> range:
+    """The seeds by which the tolerance for the cases of a sample is measured, in at least so many runs of a case."""
+    return range(max(_DRAWS, math.ceil(runs / len(next(iter(sample.inputs.values()))))))
 
 
-def limits_of(runs: Sequence[Arrays], answers: Arrays, sample: Golden, precision: Precision) -> Limits:
-    """How far sound kernels may be from `answers`, from those of `runs`, which were moved as kernels may move them."""
+def limits_of(
+    runs: Sequence[Arrays],
+    answers: Arrays,
+    sample: Golden,
+    precision: Precision,
+    floor: Callable[[Sequence[Arrays], Arrays, OutputPart], Floor] = noise_floor.floor,
+) -> Limits:
+    """How far sound kernels may be from `answers`, from those of `runs`, which were moved as kernels may move them.
+
+    `floor` gives the noise of a part that is no labels.
+    """
     rows = sample.noise.rows
     aligned = [detection_rows.aligned_by_most(run, answers, rows) for run in runs]
-    floors = [(part, _floor(aligned, answers, part)) for part in (each.part for each in sample.noise.parts)]
+    parts = [each.part for each in sample.noise.parts]
+    floors = [
+        (part, _of_labels(aligned, answers, part) if part.labels else floor(aligned, answers, part)) for part in parts
+    ]
     swapped = detection_rows.swapped(runs, answers, rows) if rows else 0.0
     return metrics.int8_limits(floors, rows, swapped, precision)
 
 
-def _floor(runs: Sequence[Arrays], answers: Arrays, part: OutputPart) -> Floor:
-    """How far the runs are from the answers; for labels, the share of the elements that differ, as both figures."""
-    if not part.labels:
-        return noise_floor.floor(runs, answers, part)
+def _of_labels(runs: Sequence[Arrays], answers: Arrays, part: OutputPart) -> Floor:
+    """The share of the labels that differ from the answers, as both figures."""
     equal = [metrics.compare(run, answers, parts=[part]).equal for run in runs]
     share = max(1 - each.share for each in equal if each)
     return Floor(share, share)

@@ -68,7 +68,7 @@ RULES: Mapping[Precision, Rule] = {
     Precision.FP16: Rule(MARGIN16, Floor(2.0**-11, 2.0**-13), COARSEST),
     Precision.BF16: Rule(MARGIN16, Floor(2.0**-8, 2.0**-10), 8 * COARSEST),
     Precision.INT8: Rule(MARGIN16, Floor(2.0**-8, 2.0**-11), 1.0),  # noise of the kernels, not of the quantisation
-    Precision.FP8: Rule(Floor(2.5, 2.5), Floor(2.0**-8, 2.0**-11), 1.0),  # the same, of all values at once
+    Precision.FP8: Rule(MARGIN16, Floor(2.0**-8, 2.0**-11), 1.0),
 }
 
 

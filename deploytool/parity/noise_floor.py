@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from deploytool.data.golden import Arrays, Floor, Noise, Perturbation
-from deploytool.parity import metrics, output_scales
+from deploytool.parity import metrics, output_scales, scales
 from deploytool.results.output_parts import OutputPart
+
+_TAIL = 0.5  # of the largest error of all draws, which is an extreme already
 
 
 def noise(
@@ -85,3 +89,28 @@ def floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
     largest = max(parity.max_error for parity in parities)
     rms = max(10 ** (-parity.snr_db / 20) for parity in parities)
     return Floor(min(largest, 1.0), min(rms, 1.0))
+
+
+def rare_floor(answers: Sequence[Arrays], truth: Arrays, part: OutputPart) -> Floor:
+    """The errors of a part over all perturbed answers where few cases have most of the error, at most 1.
+
+    The largest of few draws says little then: a value that moves by a whole step does so in one case of many. The floor
+    is the root mean square of the errors of all cases in all answers, and no less than half of the largest of them.
+    Answers that overflow are left out.
+    """
+    expected = np.asarray(part.of(truth[part.output]), np.float64)
+    got = [np.asarray(part.of(each[part.output]), np.float64) for each in answers]
+    marked = part.marked(expected)
+    expected = np.where(marked, 0.0, expected)
+    differences = [np.where(marked, 0.0, each) - expected for each in got if np.isfinite(each[~marked]).all()]
+    if not differences:
+        return Floor(1.0, 1.0)
+    by_case = len(differences), len(expected), -1
+    errors, signal = np.reshape(differences, by_case), expected.reshape(len(expected), -1)
+    largest = np.abs(errors).max(axis=2, initial=0.0) / scales.of_cases(np.abs(signal))
+    rms = np.linalg.norm(errors, axis=2) / scales.of_cases(np.linalg.norm(signal, axis=1))
+    return Floor(_rare(largest), _rare(rms))
+
+
+def _rare(errors: scales.Floats) -> float:
+    return min(1.0, max(float(np.sqrt(np.square(errors).mean())), _TAIL * float(errors.max(initial=0.0))))

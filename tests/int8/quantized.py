@@ -50,6 +50,12 @@ class Network:
         self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
         return name
 
+    def weights_of(self, name: str, values: Array) -> str:
+        """Adds a constant of any type."""
+        name = f"{name}{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
     def conv(self, channels: int, kernel: int = 3, groups: int = 1, stride: int = 1, bias: bool = True) -> str:
         shape = (channels, self.channels // groups, kernel, kernel)
         spread = self.rng.lognormal(0, 0.5, (channels, 1, 1, 1)) / np.sqrt(np.prod(shape[1:]))
