@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 Weights = Mapping[str, npt.NDArray[Any]]
 
@@ -20,6 +20,22 @@ conv (float[N,3,16,16] image) => (float[N,10] scores) {{
   d = Flatten(c)
   scores = Gemm<transB=1>(d, table, shift)
 }}"""
+
+WEIGHTS_ONLY = """<ir_version: 10, opset_import: ["": 21]>
+weights_only (float[N,64] x) => (float[N,32] y) {
+  w = DequantizeLinear %s(codes, scale)
+  y = MatMul(x, w)
+}"""
+
+SCALED_ALONG_SUMS = """<ir_version: 8, opset_import: ["": 18]>
+scaled (float[%s] x) => (float[%s] y) {
+  q = QuantizeLinear(x, s, z)
+  d = DequantizeLinear(q, s, z)
+  w = DequantizeLinear<axis=%d>(codes, scale, zero)
+  p = %s(d, w)
+  r = QuantizeLinear(p, t, z)
+  y = DequantizeLinear(r, t, z)
+}"""
 
 MLP = """<ir_version: 8, opset_import: ["": 18]>
 mlp (float[batch,8] x) => (float[batch,4] y) {
@@ -189,3 +205,55 @@ def choice() -> onnx.ModelProto:
 def repeat() -> onnx.ModelProto:
     """A Loop of three turns."""
     return model(REPEAT, {"half": np.array(0.5, np.float32)})
+
+
+def weights_only(kind: str) -> onnx.ModelProto:
+    """A product of FP32 activations and dequantised weights: `int8` by channel, `int8 blocks` or `int4 blocks`."""
+    rows, columns, block = 64, 32, 32
+    values = np.random.default_rng(5).standard_normal((rows, columns)) / 8
+    largest = 7 if kind.startswith("int4") else 127
+    by_block = "blocks" in kind
+    parts = values.reshape(-1, block if by_block else rows, columns)
+    scales = (np.abs(parts).max(axis=1) / largest).astype(np.float32)
+    codes = np.rint(parts / scales[:, None]).reshape(rows, columns).astype(int)
+    stored = TensorProto.INT4 if kind.startswith("int4") else TensorProto.INT8
+    graph = parser.parse_model(WEIGHTS_ONLY % ("<axis=0,block_size=32>" if by_block else "<axis=1>"))
+    graph.graph.initializer.append(helper.make_tensor("codes", stored, codes.shape, codes.ravel().tolist()))
+    graph.graph.initializer.append(numpy_helper.from_array(scales if by_block else scales[0], "scale"))
+    return graph
+
+
+def scaled_along_sums(op: str, outputs: int = 16) -> onnx.ModelProto:
+    """A quantised product of 16 inputs whose weights have a scale for each input: `Conv`, `Gemm` or `MatMul`."""
+    rng = np.random.default_rng(6)
+    shape = (outputs, 16, 3, 3) if op == "Conv" else (16, outputs)
+    size = "N,16,6,6" if op == "Conv" else "N,16"
+    result = f"N,{outputs},4,4" if op == "Conv" else f"N,{outputs}"
+    graph = parser.parse_model(SCALED_ALONG_SUMS % (size, result, int(op == "Conv"), op))
+    for name, array in {
+        "codes": rng.integers(-60, 61, shape).astype(np.int8),
+        "scale": rng.uniform(0.002, 0.02, 16).astype(np.float32),
+        "zero": np.zeros(16, np.int8),
+        "s": np.float32(0.03),
+        "z": np.uint8(128),
+        "t": np.float32(0.2),
+    }.items():
+        graph.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return graph
+
+
+def quantised_by_a_node(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph whose weights are stored as floats, and quantised by a node."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    held = {weight.name: weight for weight in copy.graph.initializer}
+    (node,) = (each for each in copy.graph.node if each.input[0] == "codes")
+    axis = node.attribute[0].i
+    codes, scale = (numpy_helper.to_array(held[name]) for name in ("codes", "scale"))
+    floats = codes * scale.reshape([-1 if dim == axis else 1 for dim in range(codes.ndim)])
+    held["codes"].CopyFrom(numpy_helper.from_array(floats.astype(np.float32), "floats"))
+    node.input[0] = "codes_of_node"
+    copy.graph.node.insert(
+        0, helper.make_node("QuantizeLinear", ["floats", "scale", "zero"], ["codes_of_node"], axis=axis)
+    )
+    return copy

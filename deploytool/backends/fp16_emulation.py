@@ -149,7 +149,7 @@ def _load(graph: onnx.ModelProto, *, optimise: bool = True) -> ort.InferenceSess
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    onnxruntime.forbid_saturation(options)
+    onnxruntime.set_arithmetic(options)
     parts = weights.session_parts(graph)
     onnxruntime.pass_weights(options, parts.arrays, parts.folder)
     return ort.InferenceSession(parts.message, options, providers=["CPUExecutionProvider"])

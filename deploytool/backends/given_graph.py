@@ -12,7 +12,7 @@ from deploytool.backends.session import Array, Session, in_batches
 from deploytool.host import machine
 from deploytool.loading import weights_file
 from deploytool.loading.graph import definition, layout
-from deploytool.rewrites.graph import storage, weights, zero_points
+from deploytool.rewrites.graph import storage, sum_scales, weights, zero_points
 from deploytool.spec import Model
 
 __all__ = ["fingerprint", "start"]
@@ -39,16 +39,17 @@ def start(path: Path, device: str = "cpu", threads: int = 0) -> Iterator[Session
 
 
 def _session(file: Path, device: str, threads: int) -> AbstractContextManager[Session]:
-    """Loads the file itself, and where its weights would lose their zero points the same graph that states them."""
+    """Loads the file itself, or the same graph in a form that ONNX Runtime computes as the file says."""
+    loaded = storage.load(file)
+    stated = sum_scales.dequantised(loaded)
     if machine.saturates_int8():
-        loaded = storage.load(file)
-        stated = zero_points.written(loaded)
-        if stated is not loaded:
-            parts = weights.session_parts(stated)
-            return onnxruntime.start(
-                parts.message, device, threads, batch_first=False, weights=parts.arrays, folder=parts.folder
-            )
-    return onnxruntime.start(file, device, threads, batch_first=False)
+        stated = zero_points.written(stated)
+    if stated is loaded:
+        return onnxruntime.start(file, device, threads, batch_first=False)
+    parts = weights.session_parts(stated)
+    return onnxruntime.start(
+        parts.message, device, threads, batch_first=False, weights=parts.arrays, folder=parts.folder
+    )
 
 
 def _given_inputs(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:

@@ -26,7 +26,7 @@ from onnx import NodeProto, TensorProto, helper
 from deploytool.backends import onnxruntime
 from deploytool.backends.session import Session
 from deploytool.errors import MissingBackend, StageFailed
-from deploytool.rewrites.graph import storage, weights
+from deploytool.rewrites.graph import quantised_weights, storage, weights
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 Array = npt.NDArray[Any]
@@ -92,40 +92,17 @@ def _operand(graph: EditableGraph, tensor: str) -> _Operand | None:
     zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros((), np.uint8)
     if scale is None or zero is None or scale.ndim > 1:
         return None
-    codes = graph.constant(node.input[0])
-    if codes is None:
-        codes = quantised_constant(graph, node.input[0])
+    codes = quantised_weights.codes(graph, node.input[0])
     axis = int(attributes(node).get("axis", 1))
     if codes is None:
         shaped, values = zero.reshape(-1), None
         if shaped.size != 1 or scale.size != 1:
             return None
     else:
-        shaped, axis = _along(zero, axis, codes.ndim), axis % max(codes.ndim, 1)
+        shaped, axis = quantised_weights.along(zero, axis, codes.ndim), axis % max(codes.ndim, 1)
         values = codes.astype(np.float64) - shaped.astype(np.float64)
     kind = helper.np_dtype_to_tensor_dtype(scale.dtype)
     return _Operand(node.input[0], values, shaped, scale.astype(np.float64).reshape(-1), axis, kind)
-
-
-def quantised_constant(graph: EditableGraph, tensor: str) -> Array | None:
-    """The integers of a weight that a node of the graph quantises; None for a tensor that depends on the inputs."""
-    node = graph.producer(tensor)
-    if node is None or node.op_type != "QuantizeLinear" or len(node.input) < 3:
-        return None
-    source, scale, zero = (graph.constant(name) for name in node.input[:3])
-    if source is None or scale is None or zero is None or scale.ndim > 1:
-        return None
-    axis, ends = int(attributes(node).get("axis", 1)), np.iinfo(zero.dtype)
-    whole = np.rint(source / _along(scale, axis, source.ndim))
-    codes: Array = np.clip(whole + _along(zero, axis, source.ndim), ends.min, ends.max).astype(zero.dtype)
-    return codes
-
-
-def _along(parameter: Array, axis: int, rank: int) -> Array:
-    """A scale or zero point in a shape that broadcasts with a tensor of this rank."""
-    if parameter.size == 1:
-        return parameter.reshape(())
-    return parameter.reshape([-1 if dim == axis % rank else 1 for dim in range(rank)])
 
 
 def _factors_out(node: NodeProto, left: _Operand, right: _Operand) -> bool:

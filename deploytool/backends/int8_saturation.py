@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto
 
-from deploytool.backends import int8_emulation
+from deploytool.rewrites.graph import quantised_weights
 from deploytool.rewrites.graph.editable import EditableGraph, attributes
 
 _ENDS = np.iinfo(np.int16)
@@ -52,8 +52,7 @@ def _layer_may_saturate(graph: EditableGraph, node: NodeProto) -> bool:
     if not dequantised or left is None or right is None or settings.get("group", 1) > 1:
         return False
     zero = graph.constant(left.input[2]) if len(left.input) > 2 else np.zeros((), np.uint8)
-    weights = graph.constant(right.input[0])
-    weights = int8_emulation.quantised_constant(graph, right.input[0]) if weights is None else weights
+    weights = quantised_weights.codes(graph, right.input[0])
     if zero is None or zero.dtype not in (np.uint8, np.int8) or weights is None or weights.dtype != np.int8:
         return False
     outputs_first = node.op_type == "Conv" or settings.get("transB", 0)

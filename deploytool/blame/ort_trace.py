@@ -88,7 +88,7 @@ def run_outputs(model: onnx.ModelProto, names: Sequence[str], inputs: Arrays, *,
     """These outputs of the graph, from ONNX Runtime on the CPU; raises StageFailed if it cannot run the graph."""
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
-    onnxruntime.forbid_saturation(options)
+    onnxruntime.set_arithmetic(options)
     if not optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

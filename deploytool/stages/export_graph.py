@@ -22,7 +22,7 @@ from deploytool.parity import metrics, noise, reference_cases
 from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import verdict
 from deploytool.results.artifact import Notes
-from deploytool.rewrites.graph import storage, weights, zero_points
+from deploytool.rewrites.graph import storage, sum_scales, weights, zero_points
 from deploytool.spec import GivenGraph, Job, Model
 
 _WORKER = "deploytool.loading.graph.convert_worker"
@@ -94,11 +94,11 @@ def _check_validity(graph: onnx.ModelProto, task: _Task) -> None:
 
 
 def _graph(model: Model) -> onnx.ModelProto:
-    """The graph of the file with the inputs and outputs of the model, all zero points, and nothing without effect."""
+    """The graph of the file with the inputs and outputs of the model, as ONNX Runtime computes it rightly."""
     graph = source.graph(model)
     adapter.clean(graph)
     adapter.set_outputs(graph, model.outputs)
-    return zero_points.written(graph)
+    return sum_scales.dequantised(zero_points.written(graph))
 
 
 def _opset(graph: onnx.ModelProto) -> int:

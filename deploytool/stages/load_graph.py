@@ -20,7 +20,7 @@ from deploytool.loading.module import build
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.results.artifact import Notes
-from deploytool.rewrites.graph import storage
+from deploytool.rewrites.graph import storage, sum_scales
 from deploytool.spec import GivenTensor, Job, Model, Options
 
 _DRAWS = 3  # sets of inputs that the file is tried with, to find outputs whose size depends on the data
@@ -29,10 +29,11 @@ _DRAWS = 3  # sets of inputs that the file is tried with, to find outputs whose 
 def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the initialisers of the graph together with the model definition, whose outputs a run shows.
 
-    Raises BadInput for a file that ONNX Runtime cannot run, or whose outputs no batch can have, and StageFailed for a
-    node that cannot be computed in FP64.
+    Raises BadInput for a file that ONNX Runtime cannot run or runs wrongly, or whose outputs no batch can have, and
+    StageFailed for a node that cannot be computed in FP64.
     """
     options, model = job.options, job.model
+    sum_scales.check(storage.load(Path(model.factory)))
     with torch.no_grad():
         count = options.fixed_batch or 2
         batches = [probe.draw_cases(model, options, count, seed=seed) for seed in range(_DRAWS)]

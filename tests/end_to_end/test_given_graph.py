@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ import pytest
 
 from deploytool import export
 from deploytool.api import Run
+from deploytool.backends import onnxruntime as ort_backend
+from deploytool.device import environment, probe, verify
+from deploytool.device.candidates import Tier
 from deploytool.errors import BadInput, StageFailed
 from deploytool.loading import catalog
+from deploytool.pipeline import runner
 from deploytool.results.report import Baseline
 from deploytool.spec import Stage
 from tests import engines, given_graphs
-from tests.conftest import TINY
+from tests.conftest import QUICK, TINY
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -29,6 +35,14 @@ def run_file(path: Path, inputs: Arrays) -> Arrays:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def run_as_it_says(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The first output of a file in ONNX Runtime, node by node."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    result: npt.NDArray[Any] = onnxruntime.InferenceSession(str(path), options).run(None, {"x": x})[0]
+    return result
 
 
 def export_file(graph: onnx.ModelProto, tmp_path: Path, **options: Any) -> Run:
@@ -232,6 +246,36 @@ def test_quantised_recurrent_and_looping_graphs_pass(
     run = export_file(make(), tmp_path)
     inputs: Arrays = {"x": np.random.default_rng(3).standard_normal(shape).astype(np.float32)}
     assert_close(run, run_file(tmp_path / "net.onnx", inputs), inputs)
+
+
+def test_a_product_with_scales_within_its_sum_is_exported_and_others_are_refused(tmp_path: Path) -> None:
+    run = export_file(given_graphs.scaled_along_sums("MatMul"), tmp_path)
+    assert run.onnx is not None
+    x = np.random.default_rng(5).standard_normal((3, 16)).astype(np.float32)
+    expected = run_as_it_says(tmp_path / "net.onnx", x)
+    np.testing.assert_allclose(run_file(run.onnx, {"x": x})["y"], expected, atol=1e-5)
+    onnx.save(given_graphs.scaled_along_sums("Conv"), tmp_path / "conv.onnx")
+    with pytest.raises(BadInput, match="several scales within a sum"):
+        export(str(tmp_path / "conv.onnx"), quick=True, out=tmp_path / "refused")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8 blocks", "int4 blocks"])
+def test_activations_of_quantised_weights_stay_fp32_in_the_run_and_on_a_device(kind: str, tmp_path: Path) -> None:
+    """ONNX Runtime rounds them to INT8 otherwise, an error of 0.5 %."""
+    run = export_file(given_graphs.weights_only(kind), tmp_path)
+    assert run.onnx is not None
+    x = np.random.default_rng(5).standard_normal((3, 64)).astype(np.float32)
+    expected = run_as_it_says(tmp_path / "net.onnx", x)
+    with ort_backend.start(run.onnx) as session:
+        np.testing.assert_allclose(session(x=x)["y"], expected, atol=1e-5)
+    bundle = runner.extend(Stage.PACK, QUICK, run.folder).path.parent
+    checked = verify.check_integrity(bundle)
+    prober = partial(probe.probe, folder=bundle, manifest=checked.manifest, seconds=0.0)
+    result = verify.verify(checked, replace(environment.detect(), openvino=""), prober)
+    assert result.tier is Tier.ORT_CPU
+    (tried,) = (each for each in result.tried if each.passed)
+    assert tried.trial is not None
+    assert tried.trial.check.parity.max_error < 1e-5
 
 
 def test_both_branches_of_an_if_pass(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writes the zero points that weights with a scale for each channel may leave out, where it is 0.
+"""Writes the zero points that weights with a scale for each channel or block may leave out, where it is 0.
 
 ONNX Runtime 1.31 cannot run such a graph with the entry that prevents saturation of INT8 on x86 processors without
 VNNI: it makes the weights unsigned, and gives them one zero point for all channels.
@@ -28,8 +28,8 @@ def written(model: ModelProto) -> ModelProto:
 
 
 def _lacks(graph: EditableGraph, node: NodeProto) -> bool:
-    """Whether a node dequantises weights of 8 bits by channel without a zero point."""
+    """Whether a node dequantises weights of 8 bits by channel or in blocks without a zero point."""
     if node.op_type != "DequantizeLinear" or (len(node.input) > 2 and node.input[2]):
         return False
     codes, scale = graph.constant(node.input[0]), graph.constant(node.input[1])
-    return codes is not None and codes.dtype.itemsize == 1 and scale is not None and scale.ndim == 1 and scale.size > 1
+    return codes is not None and codes.dtype.itemsize == 1 and scale is not None and scale.size > 1
