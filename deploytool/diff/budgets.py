@@ -16,6 +16,7 @@ from enum import Enum
 from deploytool.diff.compare import FigureChange, Side, figure_changes
 from deploytool.diff.quantities import QUANTITIES, Quantity
 from deploytool.errors import BadInput
+from deploytool.host import rounded
 from deploytool.spec import Stage
 
 _BUDGET = re.compile(
@@ -181,8 +182,15 @@ def _amount(budget: Budget, change: FigureChange) -> float | None:
 
 
 def _describe(change: FigureChange) -> str:
-    values = [f"{value.value:.4g}" for value in (change.a, change.b) if value is not None]
+    if change.a is None or change.b is None:
+        values = [_significant(value.value, 4) for value in (change.a, change.b) if value is not None]
+    else:
+        values = [*rounded.apart(change.a.value, change.b.value, _significant, 4)]
     return f"{change.subject}: {' → '.join(values)}"
+
+
+def _significant(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}"
 
 
 def outcome(results: Sequence[BudgetResult]) -> Outcome:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deploytool.errors import DeployError, ResourceExhausted, StageFailed
+from deploytool.host import rounded
 
 _FREE_SPACE = "free disk space, or choose another folder"
 _REMEDIES = {
@@ -27,23 +28,29 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of Rust libraries
 _MAX_CAUSES = 20  # exceptions in a chain of causes
 
 
-def size(number: float) -> str:
+def size(number: float, more: int = 0) -> str:
     """A number of bytes in the largest unit that leaves it at least 1: `512 B`, `1.5 KB`, `97.3 MB`, `2.1 GB`.
 
-    Units are decimal. Values below 100 have one decimal, larger values and bytes have none.
+    Units are decimal. Values below 100 have one decimal, larger values and bytes have none, and all so many `more`.
     """
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if number >= factor * 0.9995:  # a value that rounds to 1000 is shown as 1 of the next unit
             value = number / factor
-            return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.1f} {unit}"
+            return f"{value:.{more}f} {unit}" if value >= 99.95 else f"{value:.{1 + more}f} {unit}"
     return f"{number:.0f} B"
+
+
+def sizes(first: float, second: float) -> tuple[str, str]:
+    """Two numbers of bytes that are compared."""
+    return rounded.apart(first, second, size, 0)
 
 
 def check(folder: Path, needed: float, what: str) -> None:
     """Raises ResourceExhausted if a folder has less than `needed` bytes free for `what`; it need not exist yet."""
     free = _free(folder)
     if free is not None and free < needed:
-        raise ResourceExhausted(f"{folder} has {size(free)} free, and {what} takes {size(needed)}", _FREE_SPACE)
+        has, takes = sizes(free, needed)
+        raise ResourceExhausted(f"{folder} has {has} free, and {what} takes {takes}", _FREE_SPACE)
 
 
 def _free(path: Path) -> int | None:

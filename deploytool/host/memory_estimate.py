@@ -43,9 +43,10 @@ def check_sizes(model: Model, options: Options) -> None:
         batch * case_bytes(model.inputs, largest), options.images * case_bytes(model.inputs, typical)
     )
     if available is not None and takes > available:
-        problem = f"inputs of the largest sizes, with batch size {batch}, need {disk.size(takes)} of memory"
+        needs, has = disk.sizes(takes, available)
+        problem = f"inputs of the largest sizes, with batch size {batch}, need {needs} of memory"
         remedy = "give a smaller --batch, --size, --input or --images"
-        raise ResourceExhausted(f"{problem}; {disk.size(available)} are available", remedy)
+        raise ResourceExhausted(f"{problem}; {has} are available", remedy)
 
 
 def check_answers(model: Model, options: Options) -> None:
@@ -56,7 +57,8 @@ def check_answers(model: Model, options: Options) -> None:
     if available is not None and takes > available:
         problem = f"the outputs of an image take {disk.size(answer)}, and the check of {options.images} images needs"
         remedy = "export fewer outputs with --output, or give fewer --images"
-        raise ResourceExhausted(f"{problem} {disk.size(takes)} of memory; {disk.size(available)} are available", remedy)
+        needs, has = disk.sizes(takes, available)
+        raise ResourceExhausted(f"{problem} {needs} of memory; {has} are available", remedy)
 
 
 def needed(weights: float, *, faults: bool) -> float:
@@ -80,6 +82,7 @@ def check(weights: float, job: Job) -> None:
     takes, least = needed(weights, faults=faults), needed(weights, faults=False)
     if free is None or takes <= (available := free + memory.resident_bytes()):
         return
-    problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export needs {disk.size(takes)} of memory"
+    needs, has = disk.sizes(takes, available)
+    problem = f"{job.model.name} has {disk.size(weights)} of weights, and its export needs {needs} of memory"
     alternative = f"--faults 0 needs {disk.size(least)}; or " if least <= available else ""
-    raise ResourceExhausted(f"{problem}; {disk.size(available)} are available", f"{alternative}{memory.REMEDY}")
+    raise ResourceExhausted(f"{problem}; {has} are available", f"{alternative}{memory.REMEDY}")

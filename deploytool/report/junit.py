@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from deploytool.errors import BadInput
-from deploytool.host import files
+from deploytool.host import files, rounded
 from deploytool.host.terminal import visible
 from deploytool.report import rows
 from deploytool.results import measure_lines
@@ -106,7 +106,7 @@ def _comparison_cases(comparison: Comparison) -> Iterator[Case]:
 
 
 def _detail(check: Check) -> str:
-    measured, limit = rows.error(check.parity.max_error), rows.error(check.tolerance.max_error)
+    measured, limit = rounded.apart(check.parity.max_error, check.tolerance.max_error, rows.error, 1)
     return f"largest error: measured {measured}, limit {limit}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from deploytool.host import disk
+from deploytool.host import disk, rounded
 from deploytool.report.run_data import RunData
 from deploytool.results import runners, verdict
 from deploytool.results.artifact import VARIANTS
@@ -185,28 +185,37 @@ def failed_figures_of(check: Check) -> Iterator[FailedFigure]:
                 measured, limit = part.tolerance.noise, IMPLAUSIBLE
             else:
                 measured, limit = getattr(part.parity, name), getattr(part.tolerance, name, 0)
-            yield FailedFigure(
-                f"{_FIGURE_NAMES[name]}{suffix}", format_figure(name, measured), format_figure(name, limit)
-            )
+            yield FailedFigure(f"{_FIGURE_NAMES[name]}{suffix}", *_failed_pair(name, measured, limit))
 
 
-def format_figure(figure: str, value: float | Equality | None) -> str:
-    """A figure as text."""
+def _failed_pair(figure: str, measured: float | Equality, limit: float) -> tuple[str, str]:
+    """A figure and its limit as text."""
+    if isinstance(measured, Equality):
+        return format_figure(figure, measured), format_figure(figure, limit)
+
+    def text(value: float, more: int) -> str:
+        return format_figure(figure, value, more)
+
+    return rounded.apart(measured, limit, text, 0)
+
+
+def format_figure(figure: str, value: float | Equality | None, more: int = 0) -> str:
+    """A figure as text, with so many digits `more` than usual."""
     if value is None:
         return NONE
     if isinstance(value, Equality):
         return verdict.describe_equality(value)
     if figure in ("max_error", NOISE):
-        return error(value)
+        return error(value, 1 + more)
     if figure in ("top1", "top5", "equal"):
-        return f"{value:.0%}"
-    digits = {"cosine": 8, "invalid": 0}.get(figure, 1)
+        return f"{value:.{more}%}"
+    digits = {"cosine": 8, "invalid": 0}.get(figure, 1) + more
     return f"{value:.{digits}f}"
 
 
-def error(value: float) -> str:
-    """A relative error with two digits; a value that stands for infinity is `not finite`."""
-    return "not finite" if value > 1e300 else f"{value:.1e}"
+def error(value: float, digits: int = 1) -> str:
+    """A relative error, with so many digits behind the point; a value that stands for infinity is `not finite`."""
+    return "not finite" if value > 1e300 else f"{value:.{digits}e}"
 
 
 def times(value: float) -> str:

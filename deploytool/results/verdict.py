@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploytool.host import rounded
 from deploytool.results import baked_values, measure_lines, runners
 from deploytool.results.blame import Finding
 from deploytool.results.faults import CASES, CHECK_LABELS, FaultsResult
@@ -280,18 +281,17 @@ def describe_excess(figure: str, parity: Parity, tolerance: Tolerance, part: str
         limit = f"{equal.wrong:,} differ beyond ties" if equal.wrong else f"the limit is {tolerance.equal:.2%}"
         return f"{describe_share(equal)} of the elements{of} are equal, {limit}"
     if figure == NOISE:
-        noise = f"{tolerance.noise:.1e} of the largest output"
-        return f"the model's own noise{of} is {noise}, the limit is {IMPLAUSIBLE:.1e}"
+        noise, limit = rounded.apart(tolerance.noise, IMPLAUSIBLE, _error, 1)
+        return f"the model's own noise{of} is {noise} of the largest output, the limit is {limit}"
     if figure == "max_error":
-        return f"the largest error{of} is {_error(parity.max_error)}, the limit is {tolerance.max_error:.1e}"
+        error, limit = rounded.apart(parity.max_error, tolerance.max_error, _error, 1)
+        return f"the largest error{of} is {error}, the limit is {limit}"
     if figure == "invalid":
         return f"{parity.invalid:,} values{of} are invalid (NaN, infinite or a misplaced mask value), the limit is 0"
     value, threshold = getattr(parity, figure), getattr(tolerance, figure)
-    if figure in ("top1", "top5"):
-        return f"{_FIGURE_NAMES[figure]}{of} is {value:.1%}, the limit is {threshold:.0%}"
-    digits = 1 if figure == "snr_db" else 9
-    unit = " dB" if figure == "snr_db" else ""
-    return f"{_FIGURE_NAMES[figure]}{of} is {value:.{digits}f}{unit}, the limit is {threshold:.{digits}f}{unit}"
+    text, digits = {"snr_db": (_decibels, 1), "cosine": (_plain, 9)}.get(figure, (_percent, 1))
+    measured, least = rounded.apart(value, threshold, text, digits)
+    return f"{_FIGURE_NAMES[figure]}{of} is {measured}, the limit is {least}"
 
 
 def describe_share(equal: Equality) -> str:
@@ -309,8 +309,20 @@ def describe_equality(equal: Equality) -> str:
     return f"{describe_share(equal)} equal{others}"
 
 
-def _error(value: float) -> str:
-    return "not finite" if value > _LARGEST else f"{value:.1e}"
+def _error(value: float, digits: int) -> str:
+    return "not finite" if value > _LARGEST else f"{value:.{digits}e}"
+
+
+def _decibels(value: float, digits: int) -> str:
+    return f"{value:.{digits}f} dB"
+
+
+def _plain(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
+
+
+def _percent(value: float, digits: int) -> str:
+    return f"{value:.{digits}%}"
 
 
 def missed_line(faults: FaultsResult) -> str:

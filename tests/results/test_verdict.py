@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploytool.report import rows
 from deploytool.results import runners, verdict
 from deploytool.results.baked_values import BakedKind, BakedValue, Origin
 from deploytool.results.blame import Finding, Layer
@@ -56,6 +57,28 @@ def test_every_failed_check_has_one_line() -> None:
     largest, invalid = verdict.failed_lines(report)
     assert largest == "fp16 against simplify: the largest error of logits is 2.0e-05, the limit is 1.0e-05"
     assert invalid.startswith("fp16 against simplify: 3 values of logits are invalid")
+
+
+@pytest.mark.parametrize(
+    ("figure", "measured", "limit", "texts"),
+    [
+        ("max_error", 8.24e-3, 8.16e-3, ("8.24e-03", "8.16e-03")),
+        ("snr_db", 39.96, 40.01, ("39.96 dB", "40.01 dB")),
+        ("cosine", 0.99999999991, 0.99999999992, ("0.99999999991", "0.99999999992")),
+        ("top1", 0.9996, 1.0, ("99.96%", "100.00%")),
+        ("top1", 0.98939, 0.98941, ("98.939%", "98.941%")),
+    ],
+)
+def test_a_figure_and_its_limit_never_read_alike(
+    figure: str, measured: float, limit: float, texts: tuple[str, str]
+) -> None:
+    parity = dataclasses.replace(check().parity, **{figure: measured})
+    tolerance = dataclasses.replace(TOLERANCE, **{figure: limit})
+    text = verdict.describe_excess(figure, parity, tolerance)
+    assert text.endswith(f" is {texts[0]}, the limit is {texts[1]}")
+    failed = dataclasses.replace(check(figure), parity=parity, tolerance=tolerance)
+    (row,) = rows.failed_figures_of(failed)
+    assert row.measured != row.limit
 
 
 def test_too_many_ties_are_reported_with_their_share() -> None:
