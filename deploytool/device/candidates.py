@@ -38,6 +38,14 @@ _RUNTIMES = {Tier.ORT_CPU: runtimes.ORT, Tier.OPENVINO_CPU: runtimes.OPENVINO}
 _DEVICES = {Tier.ORT_TENSORRT: "tensorrt", Tier.ORT_CUDA: "cuda", Tier.ORT_CPU: "cpu", Tier.OPENVINO_CPU: "cpu"}
 
 
+_USUAL = (Precision.FP32, Precision.FP16)  # precisions that a tier has without being named
+
+
+def tier_name(tier: Tier, precision: Precision | None) -> str:
+    """What people call a tier that computes in a precision."""
+    return str(tier) if precision is None or precision in _USUAL else f"{tier} {precision.upper()}"
+
+
 @dataclass(frozen=True)
 class SideFile:
     """A file with weights of a graph: its path, its size in bytes and its SHA-256, as the manifest states them."""
@@ -73,8 +81,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What people call it: the tier, and that it computes in INT8 if it does."""
-        return f"{self.tier} INT8" if self.is_int8 else str(self.tier)
+        """What people call it: the tier, and the precision if it is not the usual one of its tier."""
+        return tier_name(self.tier, self.precision)
 
     @property
     def is_int8(self) -> bool:

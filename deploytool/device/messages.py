@@ -9,6 +9,7 @@ from deploytool.bundle.subset import Subset
 from deploytool.data import drawing
 from deploytool.device import build
 from deploytool.device.build import Record
+from deploytool.device.candidates import CPU_TIERS
 from deploytool.device.corners import CornerOutcome
 from deploytool.device.findings import Areas, Findings, Guess, Objects
 from deploytool.device.install import Pointer
@@ -19,6 +20,8 @@ from deploytool.host import disk
 from deploytool.results import verdict
 from deploytool.spec import Precision
 from deploytool.transfer.pull import PullResult
+
+_NARROW = (Precision.INT8, Precision.FP8, Precision.BF16)
 
 
 def verification_lines(verification: Verification, *, every: bool) -> Iterator[str]:
@@ -34,18 +37,22 @@ def verification_lines(verification: Verification, *, every: bool) -> Iterator[s
     if verification.tier is None:
         yield "Nothing here runs this model."
     elif every and not verification.race:
-        yield f"The first that works here serves: {verification.tier}{_in_int8(verification)}."
+        yield f"The first that works here serves: {verification.tier}{_in_precision(verification)}."
     else:
-        yield f"It works here: {verification.tier} serves{_in_int8(verification)}."
+        yield f"It works here: {verification.tier} serves{_in_precision(verification)}."
 
 
-def _in_int8(verification: Verification) -> str:
-    """The precision of what serves if the bundle has INT8 for it, with why INT8 does not serve if it does not."""
+def _in_precision(verification: Verification) -> str:
+    """The precision of what serves if the bundle has a narrower one, with why that does not serve if it does not."""
     tried = [result for result in verification.tried if result.tier is verification.tier]
-    if any(result.int8 and result.passed for result in tried):
-        return " in INT8"
-    reason = next((result.reason for result in tried if result.int8), "")
-    return f" in FP32, because INT8 does not: {reason}" if reason else ""
+    narrow = next((result for result in tried if result.computes_in in _NARROW), None)
+    if narrow is None or narrow.computes_in is None:
+        return ""
+    name = narrow.computes_in.upper()
+    if narrow.passed:
+        return f" in {name}"
+    wide = Precision.FP32 if narrow.tier in CPU_TIERS else Precision.FP16
+    return f" in {wide.upper()}, because {name} does not: {narrow.reason}" if narrow.reason else ""
 
 
 def _race_text(race: Race) -> str:

@@ -13,7 +13,7 @@ from deploytool import serde
 from deploytool.benchmark.ratio import Ratio
 from deploytool.bundle.manifest import MAX_MEMORY_MIB, Manifest
 from deploytool.device import corners
-from deploytool.device.candidates import ACCEPTED_TIERS, CPU_TIERS, Candidate, Tier
+from deploytool.device.candidates import ACCEPTED_TIERS, CPU_TIERS, Candidate, Tier, tier_name
 from deploytool.device.worker import Answer, Request, Trial
 from deploytool.errors import (
     BadInput,
@@ -28,7 +28,7 @@ from deploytool.errors import (
 from deploytool.host import disk, files, memory, scratch, workers
 from deploytool.host.process import run_limited
 from deploytool.results import verdict
-from deploytool.spec import ADDED, BATCH, StrEnum
+from deploytool.spec import ADDED, BATCH, Precision, StrEnum
 
 WORKER = workers.command("deploytool.device.worker")
 
@@ -61,7 +61,8 @@ class Limits:
 class ProbeResult:
     """The result of one candidate, and why it was skipped or failed.
 
-    `died` says that the process that ran it died, `int8` that it computes in INT8.
+    `died` says that the process that ran it died, `int8` that it computes in INT8. `precision` is that of its file,
+    None in results of earlier versions.
     """
 
     tier: Tier
@@ -71,11 +72,17 @@ class ProbeResult:
     trial: Trial | None = None
     died: bool = False
     int8: bool = field(default=False, metadata=ADDED)
+    precision: Precision | None = field(default=None, metadata=ADDED)
+
+    @property
+    def computes_in(self) -> Precision | None:
+        """Its precision, as far as it is known."""
+        return Precision.INT8 if self.int8 else self.precision
 
     @property
     def name(self) -> str:
-        """What was tried: the tier, and that it computes in INT8 if it does."""
-        return f"{self.tier} INT8" if self.int8 else str(self.tier)
+        """What was tried: the tier, and the precision if it is not the usual one of its tier."""
+        return tier_name(self.tier, self.computes_in)
 
     @property
     def passed(self) -> bool:
@@ -157,6 +164,7 @@ def probe(
     With `at_corners` it is compared at every corner of the bundle too, and each may take as long as the golden cases.
     """
     skipped = ProbeResult(candidate.tier, Path(candidate.path).name, Attempt.UNAVAILABLE, int8=candidate.is_int8)
+    skipped = replace(skipped, precision=candidate.precision)
     failed = replace(skipped, status=Attempt.FAILED)
     if candidate.absent:
         return replace(skipped, reason=candidate.absent)

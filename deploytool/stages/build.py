@@ -78,7 +78,7 @@ def _build(job: Job, artifact: Artifact, plan: EnginePlan, inputs: StageInputs, 
     graph = path if side_files.side_file(path).exists() else path.read_bytes()
     is_quantised = artifact.kind in _QUANTISED  # heavy layers of INT8 return FP32, and in FP8 hazards may be kept so
     trt, listed = tensorrt.library(plan.flavour), list[str]()
-    matches, remarks = _affecting(_matches(inputs), plan, trt.__version__)
+    matches, remarks = _affecting(_matches(inputs), plan, trt.__version__, probed=not is_quantised)
     probes = list(dict.fromkeys(match.place.tensor for match in matches if match.is_probed))
     settings, not_stripped = _settings(job, artifact, graph)
     built = tensorrt_builder.build(
@@ -191,14 +191,23 @@ def _matches(inputs: StageInputs) -> tuple[Match, ...]:
     return tuple(match for encoded in notes for match in serde.decode(tuple[Match, ...], encoded))
 
 
-def _affecting(matches: tuple[Match, ...], plan: EnginePlan, version: str) -> tuple[tuple[Match, ...], list[str]]:
-    """The matches whose issue affects this engine, and a remark on its probes if there is any match."""
+def _affecting(
+    matches: tuple[Match, ...], plan: EnginePlan, version: str, *, probed: bool
+) -> tuple[tuple[Match, ...], list[str]]:
+    """The matches whose issue affects this engine, and a remark on its probes if there is any match.
+
+    An engine in 8 bits is not `probed`: no tolerance applies to its tensors, and more outputs would make it slower.
+    """
     affecting = tuple(
         match
         for match in matches
         if match.endangers(plan.flavour, version, tensorrt.compute_capabilities(plan.flavour, plan.capabilities))
     )
     issues = ", ".join(dict.fromkeys(match.issue for match in affecting or matches))
+    if affecting and not probed:
+        return (), [
+            f"{issues} can affect {plan.file}, which has no probes: the decisions of a graph in 8 bits are judged"
+        ]
     if affecting:
         count = len({match.place.tensor for match in affecting if match.is_probed})
         probes = f"{count} probe{'s' * (count > 1)}"

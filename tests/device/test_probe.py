@@ -7,6 +7,8 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from PIL import Image
 
 from deploytool import serde
 from deploytool.bundle.manifest import Manifest, read_manifest
-from deploytool.device import answers, candidates, findings, probe, verify, worker
-from deploytool.device.candidates import TIERS, Candidate
+from deploytool.device import answers, candidates, findings, messages, probe, verify, worker
+from deploytool.device.candidates import TIERS, Candidate, Tier
 from deploytool.device.environment import Environment
 from deploytool.device.probe import WORKER, Attempt, Limits, ProbeResult
+from deploytool.device.verify import Verification
 from deploytool.device.worker import Request
 from deploytool.errors import BadInput, NotVerified, ParityFailed, StageFailed
 from deploytool.spec import Precision
@@ -214,3 +217,44 @@ def test_an_output_that_is_not_finite_is_refused(number: float) -> None:
     assert findings.guess("a.png", "logits", np.array([1.0, 2.0]), 5, ()).classes == (1, 0)
     with pytest.raises(BadInput, match=r"a\.png: logits is not finite"):
         findings.guess("a.png", "logits", np.array([1.0, number]), 5, ())
+
+
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        (Precision.FP8, "engine FP8"),
+        (Precision.BF16, "engine BF16"),
+        (Precision.INT8, "engine INT8"),
+        (Precision.FP16, "engine"),
+        (None, "engine"),
+    ],
+)
+def test_a_result_is_named_by_its_precision_unless_it_is_the_usual_one(precision: Precision | None, name: str) -> None:
+    result = ProbeResult(
+        Tier.ENGINE, "model.plan", Attempt.FAILED, int8=precision is Precision.INT8, precision=precision
+    )
+    assert result.name == name
+    if precision is not None:
+        candidate = replace(candidates.unavailable(Tier.ENGINE, "not built"), precision=precision)
+        assert candidate.name == name
+        found = probe.probe(candidate, Path(), cast(Manifest, None), 0.0)
+        assert (found.name, found.precision) == (name, precision)
+
+
+def test_an_earlier_result_in_int8_keeps_its_name() -> None:
+    assert ProbeResult(Tier.ORT_CPU, "int8.onnx", Attempt.MEASURED, int8=True).name == "ORT CPU INT8"
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"), [(True, " in FP8"), (False, " in FP16, because FP8 does not: golden mismatch")]
+)
+def test_the_last_line_names_the_precision_that_serves(passed: bool, text: str) -> None:
+    narrow = ProbeResult(
+        *(Tier.ENGINE, "fp8.plan", Attempt.MEASURED if passed else Attempt.FAILED),
+        reason="" if passed else "golden mismatch",
+        precision=Precision.FP8,
+    )
+    wide = ProbeResult(Tier.ENGINE, "model.plan", Attempt.MEASURED, precision=Precision.FP16)
+    tried = (narrow,) if passed else (narrow, wide)
+    verification = cast(Verification, SimpleNamespace(tried=tried, tier=Tier.ENGINE))
+    assert messages._in_precision(verification) == text

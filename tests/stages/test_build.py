@@ -14,6 +14,8 @@ from deploytool import serde
 from deploytool.backends import tensorrt
 from deploytool.builder_settings import BuilderSettings
 from deploytool.errors import BadInput, StageFailed
+from deploytool.known_issues.catalog import Match
+from deploytool.known_issues.place import AffectedReleases, Place
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.results.artifact import Artifact, Kind
 from deploytool.results.report import Engine
@@ -24,6 +26,18 @@ from tests.backends.fake_tensorrt import FULL, FakeTensorRT
 from tests.conftest import QUICK, TINY, artifacts
 
 RTX = "tensorrt_rtx"
+
+
+def test_an_engine_in_8_bits_has_no_probes_of_known_issues_and_says_so() -> None:
+    releases = (AffectedReleases(RTX, "1.0", None, ("12.0",)),)
+    match = Match("reduce_keys", "NVIDIA/TensorRT#4853", Place("keys", ("a", "b")), releases)
+    for file, probed in (("model.plan", True), ("fp8_model.plan", False)):
+        plan = EnginePlan(file, RTX, ("12.0",))
+        affecting, (remark,) = build._affecting((match,), plan, "1.7", probed=probed)
+        assert affecting == ((match,) if probed else ())
+        assert remark.startswith(
+            f"NVIDIA/TensorRT#4853 can affect {file}, which has {'1 probe' if probed else 'no probes'}"
+        )
 
 
 def with_graph(path: Path) -> StageInputs:
