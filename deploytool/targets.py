@@ -76,6 +76,8 @@ TARGETS: Mapping[str, Target] = {
     "rtx40": Target("8.9", "GeForce RTX 40, L4, L40S"),
     "h100": Target("9.0", "H100, H200, GH200"),
     "h200": Target("9.0", "H100, H200, GH200"),
+    "b200": Target("10.0", "B200, GB200"),
+    "b300": Target("10.3", "B300, GB300"),
     "thor": Target("11.0", "Jetson Thor"),
     "rtx50": Target("12.0", "GeForce RTX 50, RTX PRO Blackwell"),
     "gb10": Target("12.1", "GB10, DGX Spark"),

@@ -27,9 +27,8 @@ def test_without_a_gpu_tensorrt_rtx_builds_for_the_capabilities_it_supports(monk
     assert targets.flavour() == "tensorrt_rtx"
     here = {name for name, verdict in verdicts(*targets.TARGETS, "this").items() if verdict == TargetPlan.HERE}
     assert here == {"rtx20", "a100", "rtx30", "rtx40", "rtx50", "gb10"}
-    assert verdicts("orin", "thor", "h100", "h200") == dict.fromkeys(
-        ("orin", "thor", "h100", "h200"), TargetPlan.ON_DEVICE
-    )
+    by_tensorrt = ("orin", "thor", "h100", "h200", "b200", "b300")
+    assert verdicts(*by_tensorrt) == dict.fromkeys(by_tensorrt, TargetPlan.ON_DEVICE)
     assert verdicts("this") == {"this": TargetPlan.NOT_SERVED}
 
 
