@@ -27,6 +27,8 @@ from deploytool.cli import console, interrupt, summary
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
 from deploytool.host import disk, files, owner
+from deploytool.results import report
+from deploytool.results.artifact import Kind
 from deploytool.spec import Options, Precision, Stage
 
 
@@ -69,7 +71,7 @@ def pack(
         _copy(folder, out)
         folder = out
     manifest, digest = read_manifest(folder), manifest_digest(folder)
-    for line in _lines(folder, manifest, digest):
+    for line in (*_lines(folder, manifest, digest), *_fp8_lines(run, manifest)):
         console.say(console.stdout_console(), line)
     document = {
         "bundle": str(folder),
@@ -119,6 +121,14 @@ def _lines(folder: Path, manifest: Manifest, digest: str) -> list[str]:
     engines = [f"  {_engine_text(engine)}" for engine in manifest.engines]
     choices = [f"  {line}" for line in choice_lines(manifest.int8_for)]
     return [*lines, _memory_line(manifest), *engines, *choices, *_tool_lines(folder, manifest)]
+
+
+def _fp8_lines(run: Path, manifest: Manifest) -> list[str]:
+    """Why the bundle has no FP8 graph though the run has one."""
+    made = report.read(run / Stage.VALIDATE / Kind.REPORT.value).fp8
+    if made is None or any(each.precision is Precision.FP8 for each in manifest.int8):
+        return []
+    return ["  FP8     is not packed: the report does not find its graph `not worse` as quantised"]
 
 
 def _tool_lines(folder: Path, manifest: Manifest) -> list[str]:

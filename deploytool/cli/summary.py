@@ -19,8 +19,8 @@ from deploytool.results.faults import CHECK_LABELS, FaultsResult
 from deploytool.results.measure import MeasuredArtifact, Measures
 from deploytool.results.report import Accuracy, Check, Comparison, Engine, Report, Speed
 from deploytool.results.verdict import Conclusion
-from deploytool.spec import SpeedVerdict, Stage, TargetPlan, state_text
-from deploytool.targets import FLAVOURS
+from deploytool.spec import Precision, SpeedVerdict, Stage, TargetPlan, state_text
+from deploytool.targets import FLAVOURS, precision_problem
 
 _NONE = "–"
 
@@ -215,7 +215,10 @@ def _engine_lines(report: Report, home: Path) -> list[str]:
     lines = [f"{home / Stage.BUILD / engine.file}: {_engine(engine, report)}" for engine in report.engines]
     for target in report.targets:
         if target.verdict is TargetPlan.ON_DEVICE:
-            lines.append(f"{target.target}: build on the device, from {home / Stage.FP16 / Kind.GRAPH.value}")
+            graphs = [home / Stage.FP16 / Kind.GRAPH.value]
+            if report.fp8 and precision_problem(target.capability, Precision.FP8) is None:
+                graphs.append(home / Stage.FP8 / Kind.FP8_GRAPH.value)
+            lines.append(f"{target.target}: build on the device, from {' and '.join(map(str, graphs))}")
         elif target.verdict is TargetPlan.NOT_SERVED:
             lines.append(f"{target.target}: not served ({target.why})")
     return lines

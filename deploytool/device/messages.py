@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from deploytool.bundle.subset import Subset
@@ -43,16 +44,17 @@ def verification_lines(verification: Verification, *, every: bool) -> Iterator[s
 
 
 def _in_precision(verification: Verification) -> str:
-    """The precision of what serves if the bundle has a narrower one, with why that does not serve if it does not."""
+    """The precision of what serves if it is a narrow one, or why one before it in its tier does not serve."""
     tried = [result for result in verification.tried if result.tier is verification.tier]
-    narrow = next((result for result in tried if result.computes_in in _NARROW), None)
-    if narrow is None or narrow.computes_in is None:
+    before = [*takewhile(lambda result: not result.passed, tried)]
+    serving = next((result for result in tried if result.passed), None)
+    if serving is not None and serving.computes_in in _NARROW:
+        return f" in {serving.computes_in.upper()}"
+    failed = next((result for result in before if result.computes_in in _NARROW and result.reason), None)
+    if failed is None or failed.computes_in is None:
         return ""
-    name = narrow.computes_in.upper()
-    if narrow.passed:
-        return f" in {name}"
-    wide = Precision.FP32 if narrow.tier in CPU_TIERS else Precision.FP16
-    return f" in {wide.upper()}, because {name} does not: {narrow.reason}" if narrow.reason else ""
+    wide = Precision.FP32 if failed.tier in CPU_TIERS else Precision.FP16
+    return f" in {wide.upper()}, because {failed.computes_in.upper()} does not: {failed.reason}"
 
 
 def _race_text(race: Race) -> str:

@@ -245,16 +245,21 @@ def test_an_earlier_result_in_int8_keeps_its_name() -> None:
     assert ProbeResult(Tier.ORT_CPU, "int8.onnx", Attempt.MEASURED, int8=True).name == "ORT CPU INT8"
 
 
+def tried_engine(precision: Precision, *, passed: bool) -> ProbeResult:
+    status, reason = (Attempt.MEASURED, "") if passed else (Attempt.FAILED, "golden mismatch")
+    return ProbeResult(Tier.ENGINE, f"{precision}.plan", status, reason, precision=precision)
+
+
 @pytest.mark.parametrize(
-    ("passed", "text"), [(True, " in FP8"), (False, " in FP16, because FP8 does not: golden mismatch")]
+    ("tried", "text"),
+    [
+        ([(Precision.FP8, True)], " in FP8"),
+        ([(Precision.FP8, False), (Precision.FP16, True)], " in FP16, because FP8 does not: golden mismatch"),
+        ([(Precision.FP16, True), (Precision.FP8, True)], ""),
+        ([(Precision.FP16, True), (Precision.BF16, False)], ""),
+    ],
 )
-def test_the_last_line_names_the_precision_that_serves(passed: bool, text: str) -> None:
-    narrow = ProbeResult(
-        *(Tier.ENGINE, "fp8.plan", Attempt.MEASURED if passed else Attempt.FAILED),
-        reason="" if passed else "golden mismatch",
-        precision=Precision.FP8,
-    )
-    wide = ProbeResult(Tier.ENGINE, "model.plan", Attempt.MEASURED, precision=Precision.FP16)
-    tried = (narrow,) if passed else (narrow, wide)
-    verification = cast(Verification, SimpleNamespace(tried=tried, tier=Tier.ENGINE))
+def test_the_last_line_names_the_precision_that_serves(tried: list[tuple[Precision, bool]], text: str) -> None:
+    results = tuple(tried_engine(precision, passed=passed) for precision, passed in tried)
+    verification = cast(Verification, SimpleNamespace(tried=results, tier=Tier.ENGINE))
     assert messages._in_precision(verification) == text

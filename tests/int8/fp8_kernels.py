@@ -197,7 +197,7 @@ class Kernels:
 
     def _sum(self, left: Array, right: Array) -> Array:
         if self._sums is Sums.FP32 or right.ndim > 2:
-            return np.matmul(left, right)
+            return np.asarray(np.matmul(left, right))
         flat = left.reshape(-1, left.shape[-1])
         total = np.zeros((len(flat), right.shape[1]), np.float32)
         for begin in range(0, len(right), _BLOCK):
@@ -223,24 +223,24 @@ def _cast(inputs: list[Array], settings: Mapping[str, Any]) -> Array:
 def _pooled(inputs: list[Array], settings: Mapping[str, Any]) -> Array:
     size, (stride, _) = settings["kernel_shape"], settings["strides"]
     windows = np.lib.stride_tricks.sliding_window_view(inputs[0], size, axis=(2, 3))
-    return windows[:, :, ::stride, ::stride].max(axis=(4, 5))
+    return np.asarray(windows[:, :, ::stride, ::stride].max(axis=(4, 5)))
 
 
 def _softmax(inputs: list[Array], settings: Mapping[str, Any]) -> Array:
     axis = settings.get("axis", -1)
     powers = np.exp(inputs[0] - inputs[0].max(axis=axis, keepdims=True))
-    return powers / powers.sum(axis=axis, keepdims=True)
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 
 def _layer_norm(inputs: list[Array], settings: Mapping[str, Any]) -> Array:
     centred = inputs[0] - inputs[0].mean(axis=-1, keepdims=True)
     spread = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + settings.get("epsilon", 1e-5))
-    return centred / spread * inputs[1] + (inputs[2] if len(inputs) > 2 else 0)
+    return np.asarray(centred / spread * inputs[1] + (inputs[2] if len(inputs) > 2 else 0))
 
 
 def _mean(inputs: list[Array], settings: Mapping[str, Any]) -> Array:
     axes = tuple(int(axis) for axis in (inputs[1] if len(inputs) > 1 else settings["axes"]))
-    return inputs[0].mean(axis=axes, keepdims=bool(settings.get("keepdims", 1)))
+    return np.asarray(inputs[0].mean(axis=axes, keepdims=bool(settings.get("keepdims", 1))))
 
 
 def _reshaped(inputs: list[Array], settings: Mapping[str, Any]) -> Array:

@@ -130,8 +130,8 @@ def exported(name: str, folder: Path) -> Path:
     calibration = folder / f"{name}.npz"
     named: dict[str, Any] = {model.inputs[0].name: photographs(name)[:CALIBRATION]}
     np.savez(calibration, **named)
-    source, form = Source(str(calibration), name), {"rewrite": "fewest-nodes", "rewrite_implied": True}
-    options = Options(images=4, seconds=0.0, calibration=source, **form)
+    source = Source(str(calibration), name)
+    options = Options(images=4, seconds=0.0, calibration=source, rewrite="fewest-nodes", rewrite_implied=True)
     *_, last = runner.run(Job(model, options), RECIPE, folder / name)
     return last.path.parent
 

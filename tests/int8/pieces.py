@@ -126,21 +126,19 @@ def _model(graph: _Graph, nodes: Mapping[str, NodeProto], inputs: Mapping[str, s
     order = {name: index for index, node in enumerate(graph.model.graph.node) for name in node.output}
     ordered = list({id(node): node for _, node in sorted(nodes.items(), key=lambda item: order[item[0]])}.values())
     used = {name for node in ordered for name in node.input}
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, _dims(graph, tensor)) for name, tensor in each.items()]
-        for each in (inputs, {output: output})
-    ]
+    taken = [_value(graph, name, tensor) for name, tensor in inputs.items()]
     weights = [weight for name, weight in graph.weights.items() if name in used]
     return helper.make_model(
-        helper.make_graph(ordered, "piece", *ends, weights),
+        helper.make_graph(ordered, "piece", taken, [_value(graph, output, output)], weights),
         opset_imports=graph.model.opset_import,
         ir_version=graph.model.ir_version,
     )
 
 
-def _dims(graph: _Graph, tensor: str) -> list[str | int | None]:
-    dims = graph.types[tensor].tensor_type.shape.dim
-    return [dim.dim_value or dim.dim_param or None for dim in dims]
+def _value(graph: _Graph, name: str, tensor: str) -> onnx.ValueInfoProto:
+    """An input or output of a piece with the shape of a tensor of the graph."""
+    dims = [dim.dim_value or dim.dim_param or None for dim in graph.types[tensor].tensor_type.shape.dim]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
 
 def steps(got: Array, expected: Array, step: float) -> Array:

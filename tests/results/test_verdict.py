@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,8 +73,9 @@ def test_every_failed_check_has_one_line() -> None:
 def test_a_figure_and_its_limit_never_read_alike(
     figure: str, measured: float, limit: float, texts: tuple[str, str]
 ) -> None:
-    parity = dataclasses.replace(check().parity, **{figure: measured})
-    tolerance = dataclasses.replace(TOLERANCE, **{figure: limit})
+    measures: dict[str, Any] = {figure: measured}
+    limits: dict[str, Any] = {figure: limit}
+    parity, tolerance = dataclasses.replace(check().parity, **measures), dataclasses.replace(TOLERANCE, **limits)
     text = verdict.describe_excess(figure, parity, tolerance)
     assert text.endswith(f" is {texts[0]}, the limit is {texts[1]}")
     failed = dataclasses.replace(check(figure), parity=parity, tolerance=tolerance)

@@ -28,7 +28,7 @@ def check(model: ModelProto) -> None:
         if dequantize is not None and _is_fused(graph, node, dequantize):
             what = f"the weights of the {node.op_type} {node.name or node.output[0]}"
             problem = f"{what} have several scales within a sum, which no sum of integers can have"
-            raise BadInput(problem, _REMEDY.format(axis=_output_axis(graph, node)))
+            raise BadInput(problem, _REMEDY.format(axis=_output_axis(node, _codes(graph, dequantize).ndim)))
 
 
 def dequantised(model: ModelProto) -> ModelProto:
@@ -54,13 +54,19 @@ def _sums_along(graph: EditableGraph, node: NodeProto) -> NodeProto | None:
     codes, scale = quantised_weights.codes(graph, right.input[0]), graph.constant(right.input[1])
     if codes is None or scale is None or scale.ndim != 1 or scale.size == 1 or attributes(right).get("block_size", 0):
         return None
-    return right if _axis(right) % codes.ndim != _output_axis(graph, node) else None
+    return right if _axis(right) % codes.ndim != _output_axis(node, codes.ndim) else None
 
 
-def _output_axis(graph: EditableGraph, node: NodeProto) -> int:
+def _output_axis(node: NodeProto, rank: int) -> int:
     """The axis of the outputs in the weights of a product."""
-    codes = quantised_weights.codes(graph, graph.producer(node.input[1]).input[0])
-    return 0 if node.op_type == "Conv" or attributes(node).get("transB", 0) else codes.ndim - 1
+    return 0 if node.op_type == "Conv" or attributes(node).get("transB", 0) else rank - 1
+
+
+def _codes(graph: EditableGraph, dequantize: NodeProto) -> Array:
+    """The integers of weights that are known to be constant."""
+    codes = quantised_weights.codes(graph, dequantize.input[0])
+    assert codes is not None
+    return codes
 
 
 def _axis(node: NodeProto) -> int:
@@ -70,16 +76,15 @@ def _axis(node: NodeProto) -> int:
 def _is_fused(graph: EditableGraph, node: NodeProto, dequantize: NodeProto) -> bool:
     """Whether ONNX Runtime makes one kernel of a Conv or Gemm and what dequantises its inputs."""
     if node.op_type == "Gemm":
-        codes = quantised_weights.codes(graph, dequantize.input[0])
-        return codes is not None and codes.shape[0] == codes.shape[1]
+        rows, columns = _codes(graph, dequantize).shape
+        return bool(rows == columns)
     reader = graph.only_consumer(node.output[0])
     return reader is not None and reader.op_type == "QuantizeLinear"
 
 
 def _values(graph: EditableGraph, node: NodeProto) -> Array:
     """The weights that a node dequantises."""
-    codes, scale = quantised_weights.codes(graph, node.input[0]), graph.constant(node.input[1])
-    assert codes is not None
+    codes, scale = _codes(graph, node), graph.constant(node.input[1])
     assert scale is not None
     given = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     zero = np.zeros((), np.int32) if given is None else given.astype(np.int32)

@@ -13,14 +13,14 @@ from tests import given_graphs
 X = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
 
 
-def answers(graph: onnx.ModelProto, *, exact: bool) -> npt.NDArray[np.float32]:
+def answers(graph: onnx.ModelProto, x: npt.NDArray[np.float32] = X, *, exact: bool) -> npt.NDArray[np.float32]:
     options = onnxruntime.SessionOptions()
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     else:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     found: list[npt.NDArray[np.float32]] = onnxruntime.InferenceSession(graph.SerializeToString(), options).run(
-        None, {"x": X}
+        None, {"x": x}
     )
     return found[0]
 
@@ -35,6 +35,15 @@ def test_a_graph_with_them_runs_without_saturation_and_computes_the_same() -> No
     assert (zero.dtype.name, zero.tolist()) == ("int8", [0, 0, 0, 0])
     np.testing.assert_array_equal(answers(written, exact=False), answers(given, exact=False))
     np.testing.assert_allclose(answers(written, exact=True), answers(given, exact=False), atol=1e-5)
+
+
+def test_those_of_blocks_are_written_too() -> None:
+    given = given_graphs.weights_only("int8 blocks")
+    written = zero_points.written(given)
+    onnx.checker.check_model(written)
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    np.testing.assert_array_equal(answers(written, x, exact=False), answers(given, x, exact=False))
+    np.testing.assert_allclose(answers(written, x, exact=True), answers(given, x, exact=False), atol=0.05)
 
 
 def test_others_stay_the_same_object() -> None:
