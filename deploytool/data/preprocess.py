@@ -286,7 +286,7 @@ def describe(how: Preprocessing, images: Sequence[Tensor]) -> str:
     steps += ["grey" if grey else how.channels, how.layout]
     if all(tensor.dtype == "uint8" for tensor in images):
         return f"images: {', '.join(steps)}, pixels unscaled"
-    return f"images: {', '.join([*steps, _arithmetic(how)])}: {_origin(how)}"
+    return f"images: {', '.join([*steps, _arithmetic(how)])}: {_origin(how, '--resize, --crop, ')}"
 
 
 def describe_normalisation(how: Preprocessing, images: Sequence[Tensor]) -> str:
@@ -301,10 +301,10 @@ def _arithmetic(how: Preprocessing) -> str:
     return f"({scale} - mean) / std with mean {_text(how.mean)} and std {_text(how.std)}"
 
 
-def _origin(how: Preprocessing) -> str:
-    """Who says so."""
+def _origin(how: Preprocessing, sizes: str = "") -> str:
+    """Who says so; `sizes` are the options that state the size of images."""
     if how.assumed:
-        return "assumed, as for ImageNet; to state it, use --mean, --std, --scale, or --preprocess none"
+        return f"assumed, as for ImageNet; to state it, use {sizes}--mean, --std, --scale, or --preprocess none"
     return "as stated" if how.stated else "defined by the model"
 
 

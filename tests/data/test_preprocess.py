@@ -385,3 +385,12 @@ def test_nan_and_infinity_are_invalid(name: str, number: float) -> None:
 )
 def test_a_shape_must_be_within_the_ranges_of_free_sizes(shape: tuple[int, ...], problem: str | None) -> None:
     assert preprocess.size_problem(shape, Tensor("input", ("batch", 3, "H", 32)), FREE) == problem
+
+
+def test_what_is_assumed_names_the_options_for_the_size_of_images_too() -> None:
+    model = catalog.find("mobilenet_v1")
+    assert model.preprocessing is not None
+    assumed = dataclasses.replace(model.preprocessing, assumed=True)
+    line = preprocess.describe(assumed, assumed.images(model.inputs))
+    assert line.endswith("to state it, use --resize, --crop, --mean, --std, --scale, or --preprocess none")
+    assert "--resize" not in preprocess.describe_normalisation(assumed, assumed.images(model.inputs))
