@@ -30,6 +30,7 @@ from deploytool.backends.session import Session
 from deploytool.data import images
 from deploytool.host import machine
 from deploytool.pipeline import runner
+from deploytool.precision.int8 import executed, macs
 from deploytool.results.artifact import OPENVINO_GRAPH, Kind
 from deploytool.results.int8_forms import cpu_form
 from deploytool.spec import Job, Options, Source, Stage
@@ -173,6 +174,14 @@ def _shares(distance: Array) -> str:
     return f"{within}, largest {distance.max():.0f} steps, {distance.size:,} integers"
 
 
+def _in_int8(graph: Path) -> str:
+    """How many convolutions and products of the graph for OpenVINO it runs by INT8 kernels."""
+    if graph.name != OPENVINO_GRAPH:
+        return ""
+    heavy = macs.in_graph(onnx.load(graph))
+    return f", {len(heavy & executed.in_openvino(backend.runtime_model(graph)))} of {len(heavy)} heavy nodes in INT8"
+
+
 def zoo() -> None:
     """Prints the table of the models of the zoo."""
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +189,7 @@ def zoo() -> None:
             made, shown = exported(name, Path(folder)), photographs(name)[CALIBRATION:]
             for file, library in ((Kind.INT8_GRAPH.value, onnxruntime), (OPENVINO_GRAPH, backend)):
                 if (made / file).exists():
-                    print(f"  {name}, {file}, {library.fingerprint()}")
+                    print(f"  {name}, {file}, {library.fingerprint()}{_in_int8(made / file)}")
                     kernel_by_kernel(made / file, partial(library.start, batch_first=False), shown)
 
 
