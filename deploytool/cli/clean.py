@@ -10,7 +10,7 @@ import typer
 from deploytool.cli import console
 from deploytool.cli.command import Outcome
 from deploytool.errors import BadInput
-from deploytool.run_folder import leftovers
+from deploytool.run_folder import leftovers, sweep_leftovers
 from deploytool.run_folder.leftovers import Leftover
 
 _EXPIRED = "it marks a deleted run as this user's own; without it, a copy of that run needs --trust-code"
@@ -23,7 +23,7 @@ def clean(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the leftovers instead of only listing them.")] = False,
 ) -> Outcome:
-    """Lists what killed commands left in folders of runs, bundles and installs, and removes it with --yes.
+    """Lists what killed commands left in folders of runs, sweeps, bundles and installs, and removes it with --yes.
 
     Files of other users and of running processes are kept; where the process is unknown, files of the last hour too.
     Example: deploytool clean artifacts --yes
@@ -48,6 +48,8 @@ def _find(folders: list[Path]) -> list[Leftover]:
             raise BadInput(f"there is no folder {folder}", "check the path")
         roots = [root for root in (folder, *leftovers.folders(folder)) if device_clean.is_install_root(root)]
         in_roots = [item for root in roots for item in device_clean.find_leftovers(root)]
-        items |= {item.path: item for item in (*leftovers.find(folder), *in_roots)}
+        sweeps = [root for root in (folder, *leftovers.folders(folder)) if sweep_leftovers.is_sweep(root)]
+        in_sweeps = [item for root in sweeps for item in sweep_leftovers.find(root)]
+        items |= {item.path: item for item in (*leftovers.find(folder), *in_roots, *in_sweeps)}
     notes = [item for note in trust.expired() for item in leftovers.owned_leftover(note, _EXPIRED)]
     return [*items.values(), *notes]

@@ -12,7 +12,6 @@ from deploytool.cli import completion, sweep_progress
 from deploytool.cli import console as cli_console
 from deploytool.cli.command import Outcome
 from deploytool.cli.export_parameters import export_options
-from deploytool.cli.sweep_results import write as write_results
 from deploytool.errors import (
     BadInput,
     DeployError,
@@ -165,6 +164,7 @@ def sweep(
     Examples: deploytool sweep --models mixnet_s,shufflenet_g3 --targets rtx40,orin --quick · deploytool sweep
     """
     from deploytool.pipeline import options as checks  # imports numpy
+    from deploytool.report import junit as junit_xml
     from deploytool.sweeps import run as sweeps_run
     from deploytool.sweeps.cluster_options import ClusterOptions
     from deploytool.sweeps.table import SweepTable
@@ -193,7 +193,9 @@ def sweep(
     request = sweeps_run.Request(table=table, options=export_table, out=out, cluster=cluster)
     with sweep_progress.follow(cli_console.stderr_console()) as follow:
         made = sweeps_run.run(request, follow)
-    return _outcome(made, out, write_results(made, out, junit))
+    if junit is not None:
+        junit_xml.write_sweep(junit, made)
+    return _outcome(made, out)
 
 
 def _names(option: str, texts: list[str] | None) -> Sequence[str]:
@@ -203,13 +205,13 @@ def _names(option: str, texts: list[str] | None) -> Sequence[str]:
     return checks.names(option, ",".join(texts)) if texts else ()
 
 
-def _outcome(made: Sweep, out: Path, page: Path) -> Outcome:
+def _outcome(made: Sweep, out: Path) -> Outcome:
     """The document, and the failure of the worst cell if not all passed."""
     passed, bad = made.count(CellState.PASSED), [cell for cell in made.cells if cell.state is not CellState.PASSED]
     verdict = f"Verdict: {passed} of {len(made.cells)} cells passed."
     console = cli_console.stderr_console()
     cli_console.say(console, verdict)
-    cli_console.unwrapped(console, f"Report: {page}")
+    cli_console.unwrapped(console, f"Report: {out / sweep_results.PAGE}")
     return Outcome({"folder": str(out), "sweep": made}, verdict, _failure(bad, len(made.cells), out) if bad else None)
 
 

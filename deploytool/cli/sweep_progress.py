@@ -21,6 +21,7 @@ from deploytool.results.sweep_events import (
     Event,
     Follow,
     Kind,
+    Remarked,
     SharedEnded,
     SharedStarted,
     SweepStarted,
@@ -65,7 +66,7 @@ class Tally:
                 self.running[event.name] = ((), self._now())
             elif isinstance(event, SharedEnded):
                 self.running.pop(event.name, None)
-            else:
+            elif isinstance(event, CellEnded):
                 self._end(event)
 
     def _end(self, event: CellEnded) -> None:
@@ -205,6 +206,8 @@ def _lines(event: Event) -> Iterator[str]:
             yield f"{event.finished} cells are finished already, {len(event.cells)} are left"
         if event.dashboard:
             yield f"Dask dashboard: {event.dashboard}"
+    elif isinstance(event, Remarked):
+        yield f"note: {event.text}"
     elif isinstance(event, CellReturned):
         yield f"  again    {event.cell}: {event.why}"
     elif isinstance(event, CellEnded) and event.state in _FAILED:

@@ -43,7 +43,6 @@ _NEEDED_OPSETS = {Precision.BF16: BF16_OPSET, Precision.FP8: FP8_OPSET}
 _LARGEST = {"int64": 2**63, "int32": 2**31, "int16": 2**15, "int8": 2**7, "uint8": 2**8}
 _NOT_TENSORRT = {"int16": "int32"}  # types that its parser refuses: a type that holds the same values
 
-
 T = TypeVar("T")
 
 
@@ -118,7 +117,8 @@ def precisions(value: str | Sequence[str]) -> tuple[Precision, ...]:
     """The precisions to make; raises BadInput for an unknown one."""
     unique = names("--precision", value)
     if unknown := [name for name in unique if name not in _PRECISIONS]:
-        raise BadInput(f"there is no precision {unknown[0]!r} to make", f"choose from {', '.join(_PRECISIONS)}")
+        also = "; --to onnx, or `precisions` of a sweep, end with the FP32 graph" * (unknown[0] == Precision.FP32)
+        raise BadInput(f"there is no precision {unknown[0]!r} to make", f"choose from {', '.join(_PRECISIONS)}{also}")
     return tuple(Precision(name) for name in unique)
 
 
@@ -272,6 +272,11 @@ def _calibrated(options: ExportOptions, wanted: Sequence[Precision]) -> None:
         raise BadInput(problem, f"add --precision {Precision.INT8}, or leave --{unused[0]} out")
 
 
+def uncalibrated(options: ExportOptions) -> list[Precision]:
+    """The precisions that are to be made from calibration data, of which there are none."""
+    return [each for each in precisions(options.precision) if each in _CALIBRATED and not options.calibration]
+
+
 def quantisation(options: ExportOptions, model: Model) -> None:
     """Raises BadInput for INT8 or FP8 without calibration data.
 
@@ -287,7 +292,7 @@ def quantisation(options: ExportOptions, model: Model) -> None:
         if unused := [name for name in ("calibration", "keep") if getattr(options, name)]:
             problem = f"{model.factory} is quantised already and is judged as it is, so --{unused[0]} does not apply"
             raise BadInput(problem, f"leave --{unused[0]} out")
-    elif not options.calibration:
+    elif uncalibrated(options):
         problem = f"--precision {made[0]} needs inputs to measure the ranges of values on, and none are given"
         raise BadInput(problem, "add --calibration DIR with photographs other than those of --data")
 

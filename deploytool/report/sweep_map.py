@@ -234,9 +234,18 @@ def _folded(results: Results) -> Square:
 
 
 def link(result: CellResult, home: Path) -> str:
-    """The page of a cell, relative to the sweep; empty if there is none inside the folder of the sweep."""
+    """The page of a cell, relative to the sweep; empty if there is none inside the folder of the sweep.
+
+    What is in the folder of a cell that is not made yet is of another run.
+    """
     folder = Path(result.folder)
-    if not result.folder or folder.is_absolute() or ".." in folder.parts or "\0" in result.folder:
+    if (
+        result.state is CellState.PENDING
+        or not result.folder
+        or folder.is_absolute()
+        or ".." in folder.parts
+        or "\0" in result.folder
+    ):
         return ""
     try:
         exists = (home / folder / PAGE).is_file()

@@ -9,10 +9,9 @@ from pathlib import Path
 from deploytool.host import files
 from deploytool.report import sweep_csv, sweep_map, sweep_pareto, sweep_rows, templating
 from deploytool.report.sweep_map import MARKS
-from deploytool.results.sweep import CellState, Sweep
+from deploytool.results.sweep import PAGE, CellState, Sweep
 from deploytool.serde import Json
 
-PAGE = "sweep.html"
 _STATES = (
     *((MARKS[state], state.value) for state in CellState if state is not CellState.PENDING),
     (MARKS[CellState.PENDING], "not made yet, or left for a device"),
@@ -43,6 +42,7 @@ def render(sweep: Sweep, folder: Path) -> str:
             tone=sweep_rows.tone(sweep),
             headline=sweep_rows.headline(sweep),
             about=sweep_rows.about(sweep),
+            as_of=sweep_rows.as_of(sweep),
             unmade=sweep.count(CellState.PENDING) + sweep.count(CellState.LOST),
             tiles=sweep_rows.tiles(sweep),
             maps=maps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
@@ -261,6 +262,12 @@ def about(sweep: Sweep) -> str:
     ]
     total = len(sweep.cells)
     return f"{', '.join(words)}: {total:,} cell{'s' if total != 1 else ''}"
+
+
+def as_of(sweep: Sweep) -> str:
+    """When the sweep was as the page shows it, in UTC: `1 December 2026, 13:40:05 UTC`."""
+    moment = datetime.fromtimestamp(sweep.written, timezone.utc)
+    return f"{moment.day} {moment:%B %Y, %H:%M:%S} UTC"
 
 
 def _listed(names: Sequence[str], count: int) -> str:

@@ -14,6 +14,9 @@ from deploytool.spec import ADDED, Precision, Range, SpeedVerdict, Stage, Status
 _FAMILY = "deploytool.sweep/"
 SCHEMA = f"{_FAMILY}1"
 FILE = "sweep.json"  # in the folder of the sweep
+PAGE = "sweep.html"  # beside it
+OWN, LOCK = ".sweep", "lock"  # the folder of the sweep's own state, and its lock there
+SHARED = ".shared"  # the folder with a run for each group of stages that cells share
 CELL_FILE = "cell.json"  # in the folder of every finished cell
 MAX_BYTES = 1 << 30  # of a sweep.json: ten thousand cells are about 50 MB
 
@@ -175,7 +178,8 @@ class Sweep:
 
     `options` are the options of `deploytool export` that all cells share, by name. `seconds` is the wall time of the
     last command, and `work_seconds` the sum of the cells' and shared stages' own times. `reused` counts the cells that
-    an earlier command had finished.
+    an earlier command had finished. `ended` is false in what is written while a command makes the cells, and stays so
+    if that command is killed.
     """
 
     schema: str
@@ -187,6 +191,12 @@ class Sweep:
     work_seconds: float = 0.0
     workers: int = 0
     reused: int = 0
+    ended: bool = field(default=True, metadata=ADDED)
+
+    @property
+    def written(self) -> float:
+        """When the sweep was as it is here, UTC in seconds since 1970."""
+        return self.started + self.seconds
 
     def count(self, state: CellState) -> int:
         """How many cells are in a state."""

@@ -67,7 +67,14 @@ class SharedEnded:
     name: str
 
 
-Event: TypeAlias = SweepStarted | CellStarted | CellEnded | CellReturned | SharedStarted | SharedEnded
+@dataclass(frozen=True)
+class Remarked:
+    """Something about the table that the user may not have meant, as one line."""
+
+    text: str
+
+
+Event: TypeAlias = Remarked | SweepStarted | CellStarted | CellEnded | CellReturned | SharedStarted | SharedEnded
 Follow: TypeAlias = Callable[[Event], None]
 
 

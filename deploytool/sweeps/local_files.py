@@ -20,6 +20,7 @@ from deploytool.host import files, swap
 from deploytool.pipeline import runner
 from deploytool.pipeline.export_options import INPUT_PATHS
 from deploytool.serde import Json
+from deploytool.sweeps import trim
 from deploytool.sweeps.job import MAX_BYTES, FileEntry, Job
 
 PIECE_BYTES = 3 << 20  # of a file; 4 MiB as text
@@ -67,9 +68,14 @@ def cache() -> Path:
     return Path.home() / _CACHE
 
 
+def mirror(job: Job) -> str:
+    """The name of the mirror in which a job runs."""
+    return serde.digest(job.root)[:16]
+
+
 def prepare(job: Job) -> Place:
     """The place of a job in the mirror, with every file that it needs, or with the digests of those that it lacks."""
-    disk = cache() / "disk" / serde.digest(job.root)[:16]
+    disk = cache() / trim.DISK / mirror(job)
     place = Place(_below(disk, job.root), _below(disk, job.cwd), job.model, job.options, is_local=True)
     if job.inputs is None:
         return replace(place, missing=(ALL,))
@@ -78,6 +84,7 @@ def prepare(job: Job) -> Place:
         return replace(place, missing=missing)
     place.cwd.mkdir(parents=True, exist_ok=True)
     for entry in job.inputs:
+        trim.touch(_kept(entry.digest))
         _link(_kept(entry.digest), _below(disk, os.path.join(job.cwd, entry.path)))  # noqa: PTH118  # `..` stays
     options = {name: _moved(disk, value) if name in _PATHS else value for name, value in job.options.items()}
     return replace(place, model=str(_moved(disk, job.model)), options=options)
@@ -143,7 +150,7 @@ def get(text: str) -> str:
 def forget(text: str) -> str:
     """Removes the folder of a run that the client has fetched, if it is in the mirror."""
     folder = Path(text)
-    if folder.is_relative_to(cache() / "disk"):
+    if folder.is_relative_to(cache() / trim.DISK):
         files.remove(folder)
     return ""
 
@@ -151,7 +158,7 @@ def forget(text: str) -> str:
 def _kept(digest: str) -> Path:
     if not _DIGEST.fullmatch(digest):
         raise BadInput("a file is named by something else than its digest", "use the same deploytool on every machine")
-    return cache() / "files" / digest
+    return cache() / trim.FILES / digest
 
 
 def _below(disk: Path, path: str) -> Path:

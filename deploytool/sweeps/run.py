@@ -1,29 +1,31 @@
-"""Runs a sweep: makes every cell that an earlier command did not finish, and writes sweep.json."""
+"""Runs a sweep: makes every cell that an earlier command did not finish, and writes sweep.json and the page."""
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from deploytool.errors import MissingBackend
+from deploytool.errors import BadInput, DeployError, MissingBackend
 from deploytool.host import exception_text, machine, memory, memory_estimate, process
-from deploytool.loading import catalog
+from deploytool.loading import catalog, factory
 from deploytool.pipeline import options as checks
 from deploytool.pipeline.export_options import ExportOptions
 from deploytool.results import sweep as results
 from deploytool.results.sweep import Cell, CellResult, CellState, Sweep
-from deploytool.results.sweep_events import Follow, SweepStarted, ignore
+from deploytool.results.sweep_events import Follow, Remarked, SweepStarted, ignore
+from deploytool.spec import Precision, SourceKind
 from deploytool.sweeps import keys, serial, shared, store
 from deploytool.sweeps import table as sweep_table
 from deploytool.sweeps.cluster_options import ClusterOptions
 from deploytool.sweeps.job import Answer, Job, Work
+from deploytool.sweeps.pages import Pages
 from deploytool.sweeps.shared import Shares
 from deploytool.sweeps.table import SweepTable
 
-_WRITE_EVERY_S = 10.0
 _CHILD = "deploytool.sweeps.child"
 _USUAL_BYTES = 100 << 20  # of weights, where nothing is known
 _MACS_PER_BYTE = 25.0  # of weights in FP32, as in convolutional networks of the zoo
@@ -45,7 +47,7 @@ class Request:
 
 @exception_text.as_deploy_errors()
 def run(request: Request, follow: Follow = ignore) -> Sweep:
-    """Makes every cell that is not finished, writes sweep.json and returns it; a failed cell is a result.
+    """Makes every cell that is not finished, writes sweep.json and its page, and returns it; a failed cell is a result.
 
     Raises BadInput for an invalid table and for a folder in which another sweep works, MissingBackend without the extra
     `sweep` and for workers with other versions, and Unreachable if the scheduler is gone. What was finished is kept.
@@ -53,7 +55,8 @@ def run(request: Request, follow: Follow = ignore) -> Sweep:
     request.cluster.check()
     checks.declared(request.options)
     checks.combinations(request.options)
-    cells = sweep_table.cells(request.table, request.options)
+    cells = sweep_table.cells(request.table, request.options, lambda text: follow(Remarked(text)))
+    _check_calibration(cells, request.options)
     keys.forget_digests()
     out = checks.run_folder(request.out)
     with store.locked(out) as nonce:
@@ -61,7 +64,17 @@ def run(request: Request, follow: Follow = ignore) -> Sweep:
         made.reuse()
         if made.left:
             made.make()
-        return made.write()
+        return made.write(ended=True)
+
+
+def _check_calibration(cells: Sequence[Cell], options: ExportOptions) -> None:
+    """Raises BadInput if an FP16 cell lacks data for INT8 or FP8; a given graph may be quantised, and need none."""
+    if lacking := checks.uncalibrated(options):
+        for cell in cells:
+            if cell.precision is Precision.FP16 and factory.kind(cell.model) is not SourceKind.GRAPH:
+                problem = f"precision {lacking[0]} needs inputs to measure the ranges of values on, and none are given"
+                remedy = 'write calibration = "DIR" below [export]: a folder of photographs other than those of `data`'
+                raise BadInput(problem, remedy)
 
 
 class _Sweep:
@@ -72,7 +85,7 @@ class _Sweep:
         self._cells = {cell.name: cell for cell in cells}
         self._keys = {cell.name: keys.cell_key(cell, self._options(cell)) for cell in cells}
         self._results = {name: CellResult(cell, CellState.PENDING, name) for name, cell in self._cells.items()}
-        self._started, self._clock, self._written = time.time(), time.monotonic(), time.monotonic()
+        self._started, self._clock, self._pages = time.time(), time.monotonic(), Pages(out)
         self._reused, self._workers, self._work_s = 0, 0, 0.0
 
     @property
@@ -91,12 +104,21 @@ class _Sweep:
         """Makes the cells that are left, on a cluster."""
         if missing := [name for name in ("distributed", "dask") if importlib.util.find_spec(name) is None]:
             raise MissingBackend(f"{missing[0]} is not installed", "pip install 'deploytool[sweep]'")
-        from deploytool.sweeps import cluster, loop
-
         shares = shared.plan(self.left, self._request.options)
         works = {work.key: work for work in self._works(shares)}
         workers = self._request.cluster.workers or default_workers(self.left, self._request.options)
-        self.write()
+        self.write(ended=False)
+        try:
+            self._make_on(workers, works)
+        except DeployError:
+            with suppress(DeployError, OSError):  # a full disk, which may be the error itself
+                self.write(ended=True)
+            raise
+
+    def _make_on(self, workers: int, works: Mapping[str, Work]) -> None:
+        """Does the works on a cluster."""
+        from deploytool.sweeps import cluster, loop
+
         with cluster.connected(self._request.cluster, workers, self._out) as connected:
             loop.check_versions(connected)
             self._workers = len(connected.workers())
@@ -159,11 +181,11 @@ class _Sweep:
             self._results[result.cell.name] = result
         if result.started is not None and result.ended is not None:
             self._work_s += result.ended - result.started
-        if time.monotonic() - self._written > _WRITE_EVERY_S:
-            self.write()
+        if self._pages.is_due:
+            self.write(ended=False)
 
-    def write(self) -> Sweep:
-        """Writes sweep.json as it is now, and returns it."""
+    def write(self, *, ended: bool) -> Sweep:
+        """Writes sweep.json and the page of the sweep as it is now, and returns it."""
         sweep = Sweep(
             results.SCHEMA,
             keys.versions(),
@@ -174,9 +196,9 @@ class _Sweep:
             round(self._work_s, 3),
             self._workers,
             self._reused,
+            ended,
         )
-        store.write_sweep(self._out, sweep)
-        self._written = time.monotonic()
+        self._pages.write(sweep)
         return sweep
 
 

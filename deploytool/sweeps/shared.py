@@ -14,11 +14,10 @@ from typing import Any
 from deploytool import serde
 from deploytool.pipeline.export_options import ExportOptions, Io
 from deploytool.pipeline.recipe import FP16, ONNX
-from deploytool.results.sweep import Cell
+from deploytool.results.sweep import SHARED, Cell
 from deploytool.spec import AUTO, Precision, Stage
 from deploytool.sweeps import keys
 
-FOLDER = ".shared"  # in the folder of a sweep: one run folder for each group, named by its key
 SOURCE = (Stage.LOAD, Stage.GOLDEN, Stage.TORCHSCRIPT)
 GRAPH = (*SOURCE, Stage.EXPORT, Stage.SIMPLIFY)
 _WITHOUT_FP16: Mapping[str, Any] = {  # options for what is made after the FP32 graph, as they are without one
@@ -41,7 +40,7 @@ class Group:
     @property
     def folder(self) -> str:
         """The folder of its run, relative to the sweep."""
-        return f"{FOLDER}/{self.key[:32]}"
+        return f"{SHARED}/{self.key[:32]}"
 
 
 @dataclass(frozen=True)

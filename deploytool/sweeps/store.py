@@ -17,8 +17,7 @@ from deploytool.pipeline import runner
 from deploytool.results import sweep as results
 from deploytool.results.sweep import CellResult, Sweep
 
-_OWN = ".sweep"  # the folder of the sweep's lock and of its nonce
-_LOCK, _NONCE = "lock", "nonce"
+_NONCE = "nonce"
 _SCHEMA = "deploytool.cell/1"
 
 
@@ -41,10 +40,10 @@ def locked(out: Path) -> Iterator[str]:
 
     Raises BadInput if another sweep works there, or if the folder cannot be written.
     """
-    own = out / _OWN
+    own = out / results.OWN
     try:
         own.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(own / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(own / results.LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise BadInput(f"cannot write to {out}: {error.strerror}", "choose another folder with --out") from error
     try:
@@ -62,7 +61,7 @@ def locked(out: Path) -> Iterator[str]:
 def is_shared(out: Path, nonce: str) -> bool:
     """Whether this machine sees the folder of the sweep that has this nonce."""
     with suppress(OSError):
-        return (out / _OWN / _NONCE).read_text(encoding="ascii") == nonce
+        return (out / results.OWN / _NONCE).read_text(encoding="ascii") == nonce
     return False
 
 
@@ -123,7 +122,7 @@ def digests(home: Path) -> tuple[dict[str, str], dict[str, int]]:
 
 def incoming(out: Path, key: str) -> Path:
     """Where a run is put together that comes from another machine."""
-    return out / _OWN / f"incoming-{key[:32]}"
+    return out / results.OWN / f"incoming-{key[:32]}"
 
 
 def write_sweep(out: Path, sweep: Sweep) -> None:

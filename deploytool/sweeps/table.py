@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
@@ -19,10 +17,9 @@ from deploytool.pipeline.export_options import DECLARATIONS, ExportOptions
 from deploytool.pipeline.recipe import ONNX
 from deploytool.results.sweep import Cell
 from deploytool.spec import AUTO, FLOATS, Options, Precision, Range, SourceKind
+from deploytool.sweeps import exclude
 from deploytool.targets import TARGETS, THIS
 
-_AXES = ("model", "precision", "exporter", "target", "batch", "weights", "data")  # the words of `exclude`
-_NO_TARGET = "none"  # as a target: a cell without an engine
 _MAX_NAME = 120  # characters; beyond it a name ends with a digest
 _MAX_CELLS = 100_000
 
@@ -47,21 +44,23 @@ class SweepTable:
     exclude: Sequence[str] = ()
 
 
-def cells(table: SweepTable, shared: ExportOptions) -> tuple[Cell, ...]:
+def cells(table: SweepTable, shared: ExportOptions, remark: Callable[[str], None] = lambda _: None) -> tuple[Cell, ...]:
     """The cells of a table in its order, each once; raises BadInput for an unknown word and for an empty product.
+
+    `remark` is called with one line for each entry of `exclude` that leaves out no cell.
 
     An FP32 graph has no engine: with precision fp32 there is one cell for all targets together.
     """
     precision_words = table.precisions or [Precision.FP32 if shared.to == ONNX else Precision.FP16]
-    precisions = [_word("precision", word, FLOATS) for word in precision_words]
+    precisions = [_precision(word) for word in precision_words]
     known_exporters = DECLARATIONS["exporter"].choices
-    exporters = [_word("exporter", word, known_exporters) for word in table.exporters or [shared.exporter]]
+    exporters = [exclude.word("exporter", word, known_exporters) for word in table.exporters or [shared.exporter]]
     targets = [_target(word) for word in table.targets or checks.names("--target", shared.targets) or [""]]
     batches: list[Range | None] = [_batch(word) for word in table.batches]
     batches = batches or [_shared_batch(shared)]
     data = [str(folder) for folder in table.data] or [str(shared.data or "")]
     quick = table.quick or shared.quick
-    rules = [_rule(text) for text in table.exclude]
+    exclusion = exclude.Exclusion(table.exclude)
     _check_paths(table)
     if not table.models:
         raise BadInput("the sweep names no model", "write models = ['mobilenet_v1'] below [sweep], or --models NAME,…")
@@ -74,13 +73,15 @@ def cells(table: SweepTable, shared: ExportOptions) -> tuple[Cell, ...]:
         for weights, precision, exporter, target, batch, folder in axes:
             engine = target if precision == Precision.FP16 else ""
             cell = Cell("", model, weights, Precision(precision), exporter, engine, batch, folder, quick)
-            if not any(_matches(cell, target or _NO_TARGET, rule) for rule in rules):
+            if not exclusion.leaves_out(cell, target):
                 cell = replace(cell, name=_name(cell))
                 made.setdefault(cell.name, cell)
         if len(made) > _MAX_CELLS:
             raise BadInput(f"the sweep has more than {_MAX_CELLS} cells", "leave out some words")
     if not made:
         raise BadInput("the sweep is empty: `exclude` leaves out every cell", "shorten `exclude`")
+    for line in exclusion.remarks():
+        remark(line)
     return tuple(made.values())
 
 
@@ -91,20 +92,18 @@ def _check_paths(table: SweepTable) -> None:
             raise BadInput(f"`{word}` has an empty path", f"write a path, or leave `{word}` out")
 
 
-def _word(axis: str, word: str, known: Sequence[str]) -> str:
-    """A word that is one of the known ones; raises BadInput with the closest one."""
-    if word in known:
-        return str(word)
-    names = [str(name) for name in known]
-    close = difflib.get_close_matches(str(word), names, 1)
-    remedy = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
-    raise BadInput(f"there is no {axis} {word!r}", remedy)
+def _precision(word: str) -> str:
+    """A precision of the table; raises BadInput, also for one that is an option of every cell."""
+    if word in tuple(Precision) and word not in FLOATS:
+        problem = f"{word} is no precision of the table, which decides between the FP32 graph alone and FP16 as well"
+        raise BadInput(problem, f'write precision = "{word}" below [export]: every FP16 cell makes it beside FP16')
+    return exclude.word("precision", word, FLOATS)
 
 
 def _target(word: str) -> str:
-    if word in ("", _NO_TARGET):
+    if word in ("", exclude.NO_TARGET):
         return ""
-    return _word("target", word, (*TARGETS, THIS, _NO_TARGET))
+    return exclude.word("target", word, (*TARGETS, THIS, exclude.NO_TARGET))
 
 
 def _batch(word: str | int) -> Range:
@@ -155,40 +154,10 @@ def _file(path: str) -> str:
     return path
 
 
-def _rule(text: str) -> Mapping[str, str]:
-    """The patterns of one entry of `exclude`, by axis; raises BadInput for an unknown axis."""
-    rule = {}
-    for part in text.split(","):
-        axis, equals, pattern = part.strip().partition("=")
-        if not equals:
-            raise BadInput(f"exclude {text!r} is not a list of WORD=PATTERN", "write 'model=mobile*,target=orin'")
-        rule[_word("word", axis, _AXES)] = pattern
-    return rule
-
-
-def _matches(cell: Cell, target: str, rule: Mapping[str, str]) -> bool:
-    """Whether a cell matches every pattern of a rule; an FP32 cell matches no pattern of targets."""
-    values = {**dict(_values(cell)), "target": target if cell.precision is Precision.FP16 else ""}
-    return all(fnmatchcase(values[axis], pattern) for axis, pattern in rule.items())
-
-
-def _values(cell: Cell) -> Iterator[tuple[str, str]]:
-    """The text of every axis of a cell but the target."""
-    yield from (("model", cell.model), ("precision", cell.precision.value), ("exporter", cell.exporter))
-    yield from (("batch", _batch_text(cell.batch)), ("weights", cell.weights), ("data", cell.data))
-
-
-def _batch_text(batch: Range | None) -> str:
-    if batch is None:
-        return ""
-    sizes = (batch.smallest, batch.typical, batch.largest)
-    return ":".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
-
-
 def _name(cell: Cell) -> str:
     """The name of a cell's folder: its words; with a digest if they are not in it as they are."""
     parts = [cell.model, cell.precision.value, "" if cell.exporter == AUTO else cell.exporter, cell.target]
-    parts += [f"b{_batch_text(cell.batch)}" if cell.batch else "", Path(cell.weights).stem, Path(cell.data).name]
+    parts += [f"b{exclude.batch_text(cell.batch)}" if cell.batch else "", Path(cell.weights).stem, Path(cell.data).name]
     parts += ["quick" if cell.quick else ""]
     words = [part for part in parts if part]
     slugs = [re.sub(r"[^A-Za-z0-9_.]+", "_", word).strip("._") for word in words]

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from deploytool import serde
 from deploytool.errors import ChildDied, ChildFailed, DeployError
 from deploytool.host import exception_text, machine, process, scratch, workers
 from deploytool.results.sweep import Cell, CellResult, CellState
-from deploytool.sweeps import exclusive, keys, local_files, store, summary
+from deploytool.sweeps import exclusive, keys, local_files, store, summary, trim
 from deploytool.sweeps import job as sweep_job
 from deploytool.sweeps.job import Answer, ChildTask, Ending, Job
 from deploytool.sweeps.local_files import Place
@@ -57,8 +57,16 @@ def _answer(job: Job) -> Answer:
     answer = Answer(Ending.DONE, get_worker().address, summary.this_machine(), now, now)
     if keys.versions() != job.versions:
         return replace(answer, ending=Ending.OTHER_VERSIONS, versions=keys.versions())
-    sees_client = store.is_shared(Path(job.root), job.nonce)
-    place = _client_disk(job) if sees_client else local_files.prepare(job)
+    if store.is_shared(Path(job.root), job.nonce):
+        return _answer_in(_client_disk(job), job, answer)
+    with trim.in_use(local_files.cache(), local_files.mirror(job)):
+        with suppress(OSError):  # a cache that is too large is no reason to fail
+            trim.trim(local_files.cache())
+        return _answer_in(local_files.prepare(job), job, answer)
+
+
+def _answer_in(place: Place, job: Job, answer: Answer) -> Answer:
+    """Does a job in its place, if that has all files."""
     if missing := place.missing:
         return replace(answer, ending=Ending.MISSING, missing=missing)
     home = place.root / job.folder

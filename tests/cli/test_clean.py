@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from deploytool import serde
 from deploytool.pipeline import trust
+from deploytool.results.sweep import FILE, LOCK, OWN, SCHEMA, SHARED, Cell, CellResult, CellState, Sweep
 from tests.conftest import Command, old
 
 
@@ -29,6 +31,35 @@ def test_leftovers_are_listed_and_removed_with_yes(deploytool: Command, tmp_path
     assert (tmp_path / "artifacts" / "net" / "precious").exists()
     assert deploytool("clean", "artifacts").stdout == "Nothing was left behind.\n"
     assert deploytool("clean", "nowhere").returncode == 2
+
+
+def test_what_a_sweep_left_is_listed(deploytool: Command, tmp_path: Path, dead: str, run_copy: Path) -> None:
+    """Files of killed processes in cells and shared stages, half-fetched runs, and stages that no cell has any more."""
+    home = tmp_path / "artifacts" / "sweep"
+    cell = Cell("net", "net")
+    shared, unused = home / SHARED / "a", home / SHARED / "b"
+    for folder in (home / "net", shared, unused):
+        (folder / "load").mkdir(parents=True)
+        shutil.copy2(run_copy / "load" / "receipt.json", folder / "load")
+    changed = json.loads((unused / "load" / "receipt.json").read_text())
+    (unused / "load" / "receipt.json").write_text(json.dumps({**changed, "key": "0" * 64}))
+    found = [home / "net" / f".making-{dead}", shared / f".making-{dead}", home / SHARED / f".a.staging-{dead}"]
+    for path in (*found, home / OWN / "incoming-0"):
+        path.mkdir(parents=True)
+    (home / OWN / LOCK).touch()
+
+    def listed(state: CellState) -> set[str]:
+        (home / FILE).write_text(serde.text(Sweep(SCHEMA, {}, {}, (CellResult(cell, state, "net"),), 0.0)))
+        return {item["path"] for item in json.loads(deploytool("clean", "--json").stdout)["found"]}
+
+    assert listed(CellState.PASSED) == {str(path) for path in found}, "the rest is new"
+    for path in (home / OWN / "incoming-0", *(each for each in home.rglob("*") if SHARED in each.parts)):
+        old(path)
+    assert listed(CellState.PENDING) == {str(path) for path in (*found, home / OWN / "incoming-0")}
+    assert listed(CellState.PASSED) == {str(path) for path in (*found, home / OWN / "incoming-0", unused)}
+    assert deploytool("clean", "--yes").returncode == 0
+    assert (shared / "load" / "receipt.json").is_file()
+    assert not unused.exists()
 
 
 def test_a_note_expires_when_the_last_copy_of_its_run_is_deleted(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import psutil
 import pytest
 
 from deploytool import serde
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, Unreachable
+from deploytool.pipeline.export_options import ExportOptions
 from deploytool.results import sweep as results
 from deploytool.results.sweep import CellState
 from deploytool.results.sweep_events import CellEnded, CellStarted, Event, SharedEnded, SharedStarted, SweepStarted
 from deploytool.sweeps import exclusive, keys, store, worker
 from deploytool.sweeps.cluster_options import ClusterOptions
 from deploytool.sweeps.job import ChildTask, Job
+from deploytool.sweeps.run import run
 from tests.conftest import ROOT
 from tests.sweeps import fake_child
 from tests.sweeps.conftest import FakeSweep, wait_for
@@ -42,6 +45,43 @@ def test_every_cell_is_made_once_and_a_second_sweep_makes_none(fake: FakeSweep) 
     second = fake.run(targets=("orin", "rtx40"), cluster=TWO_WORKERS)
     assert len(fake.log()) == 9
     assert (second.reused, [cell.digests for cell in second.cells]) == (6, [cell.digests for cell in first.cells])
+
+
+def test_the_page_never_shows_an_earlier_sweep_as_the_present_one(fake: FakeSweep) -> None:
+    page = fake.out / results.PAGE
+    fake.run(models=("mixnet_s",))
+    assert "The cell passed" in page.read_text()
+    assert "a command was making the cells" not in page.read_text()
+    seen = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, SweepStarted):
+            seen.append((page.read_text(), results.read(fake.out)))
+
+    fake.run(models=("mixnet_s", "shufflenet_g3"), follow=look)
+    ((during, sweep),) = seen
+    assert "1 of 2 cells are finished" in during
+    assert "Not the end: a command was making the cells" in during
+    assert not sweep.ended
+    assert "All 2 cells passed" in page.read_text()
+    assert results.read(fake.out).ended
+
+
+def test_a_sweep_whose_scheduler_is_gone_says_so_on_its_page(fake: FakeSweep) -> None:
+    with pytest.raises(Unreachable):
+        fake.run(cluster=ClusterOptions(scheduler="tcp://127.0.0.1:9"))
+    assert "0 of 3 cells are finished" in (fake.out / results.PAGE).read_text()
+    assert results.read(fake.out).ended
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16,fp8"])
+def test_precisions_that_need_calibration_are_refused_before_any_work(fake: FakeSweep, precision: str) -> None:
+    request = replace(fake.request(), options=ExportOptions(precision=precision))
+    with pytest.raises(BadInput, match=f"precision {precision[-4:].strip(',')} needs inputs") as caught:
+        run(request)
+    assert "calibration =" in caught.value.remedy
+    assert not fake.out.exists()
+    run(replace(fake.request(precisions=("fp32",)), options=ExportOptions(precision=precision)))
 
 
 def test_the_cells_that_take_longest_come_first(fake: FakeSweep) -> None:

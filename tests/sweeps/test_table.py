@@ -58,6 +58,20 @@ def test_excluded_cells_are_left_out() -> None:
     }
 
 
+def test_an_exclusion_that_leaves_out_no_cell_is_said() -> None:
+    def remarks(*exclude: str, **words: tuple[str, ...]) -> list[str]:
+        said: list[str] = []
+        cells(SweepTable(**{"models": TWO, "exclude": exclude, **words}), ExportOptions(), said.append)  # type: ignore[arg-type]
+        return said
+
+    assert remarks("model=mixnet_s", "model=mix*") == []
+    assert remarks("model=mixnet") == ["exclude 'model=mixnet' leaves out no cell: did you mean model=mixnet_s?"]
+    assert remarks("model=resnet50") == ["exclude 'model=resnet50' leaves out no cell: the sweep has no such model"]
+    assert remarks("model=mix*,target=orin") == ["exclude 'model=mix*,target=orin' leaves out no cell"]
+    assert remarks("target=orin", targets=("orin", "rtx40")) == []
+    assert remarks("model=mix*,batch=1:8:32") == []
+
+
 def test_shared_options_are_the_defaults_of_words() -> None:
     options = ExportOptions(exporter="dynamo", batch=(1, 2, 4), quick=True, targets="orin", to="fp16")
     (cell,) = cells(SweepTable(models=TWO[:1]), options)
@@ -74,6 +88,9 @@ def test_shared_options_are_the_defaults_of_words() -> None:
         ({"targets": ("orn",)}, "there is no target 'orn'", "did you mean orin"),
         ({"exporters": ("dynamos",)}, "there is no exporter 'dynamos'", "did you mean dynamo"),
         ({"precisions": ("int9",)}, "there is no precision 'int9'", "choose from fp32, fp16"),
+        ({"precisions": ("int8",)}, "int8 is no precision of the table", r'precision = "int8" below \[export\]'),
+        ({"exclude": ("target=oron",)}, "exclude 'target=oron': there is no target 'oron'", "did you mean orin"),
+        ({"exclude": ("model=*,precision=int8",)}, "there is no precision 'int8'", "choose from fp32, fp16"),
         ({"batches": ("1:2",)}, "there is no batch '1:2'", "1:8:32"),
         ({"exclude": ("modell=x",)}, "there is no word 'modell'", "did you mean model"),
         ({"exclude": ("orin",)}, "exclude 'orin'", "target=orin"),
