@@ -44,10 +44,11 @@ def diff(
     results = [budgets.judge(budget, side_a, side_b) for budget in parsed]
     _show(side_a, side_b, difference, results)
     result = {"a": side_a, "b": side_b, "difference": difference, "budgets": results}
-    return Outcome({"result": result}, _verdict(difference, results), _failure(results))
+    return Outcome({"result": result}, _verdict(difference, results), _failure(results, side_a.kind))
 
 
-def _failure(results: list[BudgetResult]) -> DeployError | None:
+def _failure(results: list[BudgetResult], kind: str) -> DeployError | None:
+    from deploytool.diff import sweep_side
     from deploytool.diff.budgets import Outcome, lines, outcome
 
     worst = outcome(results)
@@ -56,7 +57,10 @@ def _failure(results: list[BudgetResult]) -> DeployError | None:
     reasons = "; ".join(_first(lines(result for result in results if result.outcome is worst)))
     if worst is Outcome.OVER:
         return OverBudget(reasons, "fix the regression, or raise the limit")
-    return NotVerified(reasons, "measure both sides on one machine, or limit the budget with FIGURE@SUBJECT")
+    remedy = "measure both sides on one machine, or limit the budget with FIGURE@SUBJECT"
+    if kind == sweep_side.SWEEP:
+        remedy = "make the same cells on both sides, speeds on one machine, or limit the budget with FIGURE@CELL"
+    return NotVerified(reasons, remedy)
 
 
 def _first(reasons: Iterable[str]) -> Iterator[str]:

@@ -94,7 +94,9 @@ class Tally:
         return known[1] / known[0]
 
     def counts(self) -> str:
-        """`12 of 120 cells, 4 running, 1 failed`."""
+        """`12 of 120 cells, 4 running, 1 failed`; `preparing` before the sweep begins."""
+        if not self.total:
+            return "preparing"
         words = [f"{self.finished} of {self.total} cells"]
         words += [f"{len(self.running)} running"] if self.running else []
         words += [f"{self.failed} failed"] if self.failed else []
@@ -190,7 +192,7 @@ class PlainLines:
         for line in new:
             cli_console.say(self._console, line)
         if left_out:
-            cli_console.say(self._console, f"  and {left_out} more cells that did not pass")
+            cli_console.say(self._console, f"  and {left_out} more cell{'s' * (left_out > 1)} that did not pass")
         counts = self._tally.counts()
         is_due = self._now() - self._printed_at >= _SILENCE_S
         if self._tally.total and (counts != self._printed or is_due):

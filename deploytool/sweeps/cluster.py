@@ -38,6 +38,7 @@ _IDLE: Mapping[str, Any] = {  # what Dask does all the time on behalf of short t
     "distributed.scheduler.work-stealing": False,
     "distributed.worker.profile.enabled": False,
 }
+_SILENT = ("distributed", "distributed.client", "tornado.application")  # what fails is said in one line, by errors
 _START_WORKERS = "start some: dask worker ADDRESS --nthreads 1, with deploytool[cpu,sweep]"
 _MAX_CAUSES = 8  # exceptions that are looked at, of one that another caused
 _TLS_OPTIONS = "--tls-ca, --tls-cert and --tls-key"
@@ -147,7 +148,7 @@ def connected(options: ClusterOptions, workers: int, out: Path) -> Iterator[Clus
     Jobs of Slurm become workers when Slurm has room for them.
     """
     with ExitStack() as stack:
-        for name in ("distributed", "tornado.application"):  # what fails is said in one line, by errors
+        for name in _SILENT:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if options.scheduler:
             security = _security(options)
@@ -211,11 +212,19 @@ def _connection_error(name: str, error: Exception) -> DeployError:
     if any(isinstance(each, ssl.SSLError) for each in chain) or "certificate" in text or "SSL" in text:
         reason = next((each for each in chain if isinstance(each, ssl.SSLError)), error)
         problem = f"TLS with {name} failed: {exception_text.one_line(reason)}"
-        return BadInput(problem, f"check that {_TLS_OPTIONS} come from the authority that the scheduler trusts")
+        return BadInput(problem, _tls_remedy(text))
     if isinstance(error, ValueError):
         return BadInput(f"{name} is not the address of a scheduler", "write --scheduler tcp://HOST:8786")
     hint = f"start one there (`dask scheduler`), or check the address{_other_protocol(name)}"
     return Unreachable(f"no scheduler answers at {name}: {exception_text.one_line(error)}", hint)
+
+
+def _tls_remedy(text: str) -> str:
+    """What helps against a failed handshake; the scheduler says by an alert that it refuses our certificate."""
+    if "expired" not in text.lower():
+        return f"check that {_TLS_OPTIONS} come from the authority that the scheduler trusts"
+    whose = "--tls-cert" if "alert" in text.lower() else "the scheduler, or that of --tls-ca,"
+    return f"renew the certificate of {whose} (openssl x509 -enddate -noout -in FILE), and check the clocks"
 
 
 def _other_protocol(name: str) -> str:

@@ -89,6 +89,7 @@ def test_diff_names_new_lost_and_changed_cells(
     assert call(monkeypatch, "diff", home, other, "--fail-if", "passed<-0%") == 10
     assert call(monkeypatch, "diff", other, home, "--fail-if", "tolerances>1") == 0
     assert call(monkeypatch, "diff", home, other, "--fail-if", "size>+1%") == 6
+    assert "make the same cells on both sides" in output_of("diff", home, other, "--fail-if", "size>+1%")
 
 
 def test_the_reasons_of_a_budget_are_bounded_on_the_terminal_and_complete_in_the_document(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -99,6 +101,7 @@ def test_a_scheduler_that_ends_is_one_line_and_the_same_command_goes_on(
     thread.join(60)
     assert isinstance(found[0], Unreachable)
     assert "is lost" in str(found[0])
+    assert not logging.getLogger("distributed.client").isEnabledFor(logging.ERROR), "it would print a line of its own"
     made = fake.run(cluster=ClusterOptions(workers=1))
     assert made.count(CellState.PASSED) == 3
     assert made.reused >= 1
@@ -244,6 +247,23 @@ def test_a_scheduler_with_tls(fake: FakeSweep, dask: Processes, certificates: Pa
     with pytest.raises(Unreachable, match="no scheduler answers") as other:
         fake.run(cluster=ClusterOptions(scheduler=dask.address.replace("tls", "tcp")))
     assert "does it expect tls://" in other.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [  # as OpenSSL says it
+        ("certificate verify failed: certificate has expired", "renew the certificate of the scheduler"),
+        (
+            "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] sslv3 alert certificate expired",
+            "renew the certificate of --tls-cert",
+        ),
+        ("certificate verify failed: self-signed certificate", "the authority that the scheduler trusts"),
+    ],
+)
+def test_an_expired_certificate_is_told_from_a_wrong_one(reason: str, remedy: str) -> None:
+    error = cluster._connection_error("tls://host:1", ssl.SSLError(1, reason))
+    assert isinstance(error, BadInput)
+    assert remedy in error.remedy
 
 
 @pytest.mark.parametrize(
