@@ -18,7 +18,7 @@ from deploytool import serde
 from deploytool.errors import BadInput, DeployError, DeviceBusy, MissingBackend, Unreachable
 from deploytool.fleet.devices import FleetDevice
 from deploytool.host.exception_text import clean
-from deploytool.transfer import ssh
+from deploytool.transfer import login, ssh
 
 T = TypeVar("T")
 Say = Callable[[str], object]
@@ -193,7 +193,7 @@ class Session:
         said = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
         why = clean(said[-1]) if said else "the connection was closed"
         if answered or code == _SSH_FAILED:
-            return Unreachable(f"{self.device.name} does not answer: {why}", _AGAIN)
+            return login.failure(self.device.name, why, _AGAIN)
         problem = f"{self.device.name}: {self.device.ssh.python} does not start there: {why}"
         return MissingBackend(problem, f"set python in [devices.{self.device.name}], which needs --config")
 

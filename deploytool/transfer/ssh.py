@@ -30,6 +30,7 @@ from deploytool.bundle.subset import Subset
 from deploytool.errors import BadInput, DeployError, DeviceBusy, Refused, Unreachable
 from deploytool.host import disk, files
 from deploytool.host.exception_text import clean
+from deploytool.transfer import login
 from deploytool.transfer.addresses import Device
 
 Say = Callable[[str], None]
@@ -191,7 +192,8 @@ def _send_request(to: IO[bytes], request: Mapping[str, serde.Json]) -> None:
 def _answer(child: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]:
     """The next answer of the receiver; lines that the login prints before it are skipped.
 
-    Raises Refused for a problem that the receiver reports, Unreachable if the connection closes.
+    Raises Refused for a problem that the receiver reports, BadInput for a refused login, and Unreachable if the
+    connection closes.
     """
     assert child.stdout is not None
     for _ in range(_MOST_LINES):
@@ -208,7 +210,7 @@ def _answer(child: subprocess.Popen[bytes], device: Device) -> Mapping[str, Any]
     assert child.stderr is not None
     errors_of_ssh = child.stderr.read(_LONGEST).decode(errors="replace").split("\n")
     last_line = clean(next((text for text in reversed(errors_of_ssh) if text.strip()), ""))
-    raise Unreachable(f"{device.host} does not answer: {last_line or 'the connection was closed'}", _AGAIN)
+    raise login.failure(device.host, last_line, _AGAIN)
 
 
 def _raise_problem(answer: Mapping[str, Any], device: Device) -> Mapping[str, Any]:

@@ -50,6 +50,33 @@ def update(tmp_path: Path) -> Path:
     return small.make_bundle(tmp_path / "update", 2, 40_000, sequence=2)
 
 
+def test_a_wrong_host_key_and_a_refused_login_are_told_at_once(
+    three: Sequence[Rig], bundle: Path, tmp_path: Path
+) -> None:
+    """Neither helps to try again, so that the patience of 20 s is not used up."""
+    folders = [rig.root.parent for rig in three]
+    (tmp_path / "known").write_text(f"device {(folders[1] / 'host.pub').read_text()}")
+    changes = [(folders[0] / "known", tmp_path / "known"), (folders[1] / "key\n", tmp_path / "key\n")]
+    (tmp_path / "key").write_bytes((folders[0] / "key").read_bytes())
+    (tmp_path / "key").chmod(0o600)
+    devices = []
+    for rig, (old, new) in zip(three, changes, strict=False):
+        config = tmp_path / rig.device.name
+        text = (rig.root.parent / "ssh_config").read_text()
+        assert str(old) in text
+        config.write_text(text.replace(str(old), str(new)))
+        devices.append(rig.named(ssh=replace(rig.device.ssh, config=config)))
+    began = time.monotonic()
+    made = run.deploy(bundle, request([*devices, three[2]]))
+    assert outcomes(made)[2] is Outcome.DONE
+    assert [result.exit_code for result in made.devices] == [2, 2, 0]
+    assert "the host key of device0 is not the known one" in made.devices[0].reason
+    assert "ssh-keygen -R" in made.devices[0].remedy
+    assert "device1 refuses the login" in made.devices[1].reason
+    assert all("tried" not in result.reason for result in made.devices)
+    assert time.monotonic() - began < 60
+
+
 def test_a_bundle_is_installed_and_measured_on_every_device(three: Sequence[Rig], bundle: Path) -> None:
     made = run.deploy(bundle, request(three))
     assert outcomes(made) == [Outcome.DONE] * 3, made
