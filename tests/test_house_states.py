@@ -25,6 +25,7 @@ FOREIGN: Mapping[str, str] = {  # files that test text of more than one word, an
     "loading/code_files.py": "names that Python gives to the code of its frozen modules",
     "transfer/auth.py": "a header of HTTP",
     "transfer/http.py": "a header of HTTP",
+    "transfer/login.py": "what ssh prints: it ends with 255 for every reason",
     "loading/user_code.py": "names that Python gives to the code of its frozen modules",
 }
 STAGE_NAMES = "|".join(stage for stage in Stage if stage is not Stage.GOLDEN)  # a bundle has a folder `golden` too
