@@ -248,12 +248,13 @@ class Decoding:
 class GivenTensor:
     """An input or output of a given ONNX file: its name there, and the axis of the batch.
 
-    Without one (None) the file takes one case, and the model has an axis of 1 there; `half` is FP16, FP32 in the model.
+    Without one (None) the file takes one case, and the model has an axis of 1; `half` (FP16) and `double` become FP32.
     """
 
     name: str
     batch_axis: int | None = 0
     half: bool = False
+    double: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class GivenGraph:
     """The tensors of a given ONNX file in its order, those of the inputs without initialisers.
 
     `batch` is the batch size that the file fixes, None if it accepts any; `opset` is the file's version of ONNX. `half`
-    says that the file computes in FP16; the model is the same graph in FP32. `quantised` says that it has Q/DQ nodes.
+    says that the file computes in FP16, `double` in FP64; the model is in FP32. `quantised`: it has Q/DQ nodes.
     """
 
     inputs: tuple[GivenTensor, ...]
@@ -270,6 +271,7 @@ class GivenGraph:
     opset: int = 0
     half: bool = False
     quantised: bool = False
+    double: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -347,7 +349,7 @@ class Options:
     `floor` is the oldest version of each runtime that must read the graph. `fixed_batch` is the only batch size, if the
     user gave one. `metric` is the name of a metric, or a reference to the user's function with the digest of its files;
     `max_drop` is the margin, None for its usual one. `builder` is for engines, `tool` the digest of the deploytool to
-    pack, empty for none, with `wheels`. `precision` are the precisions that were asked for.
+    pack, empty for none, with `wheels`. The user asked for `precision`, and with `opset_stated` for that opset.
     """
 
     seed: int = 0
@@ -385,6 +387,7 @@ class Options:
     tool: str = ""
     wheels: tuple[Source, ...] = ()
     precision: tuple[Precision, ...] = ()
+    opset_stated: bool = False
 
 
 @dataclass(frozen=True)

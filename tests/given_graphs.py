@@ -70,6 +70,12 @@ state (float[B,4] x, float[2,B,4] before, int64 rate) => (float[B,4] y, float[2,
   after = Mul(before, decay)
 }"""
 
+PASSED_THROUGH = """<ir_version: 8, opset_import: ["": 18]>
+passed (float[batch,8] x, float rate) => (float[batch,4] y, float rate, float[batch,8] x) {
+  a = MatMul(x, first)
+  y = Mul(a, rate)
+}"""
+
 
 def weights(**shapes: tuple[int, ...]) -> dict[str, npt.NDArray[np.float32]]:
     """Weights with these shapes, scaled so that sums of their products stay near 1."""
@@ -100,6 +106,15 @@ def half(graph: onnx.ModelProto) -> onnx.ModelProto:
     return graph
 
 
+def double(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its inputs, outputs and weights in FP64, the weights with more digits than FP32 has."""
+    for weight in graph.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) / np.float64(3), weight.name))
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    return graph
+
+
 def mlp() -> onnx.ModelProto:
     """Two matrix products."""
     return model(MLP, weights(first=(8, 16), second=(16, 4)))
@@ -119,6 +134,11 @@ MIXING = """<ir_version: 8, opset_import: ["": 18]>
 mixing (float[4,3] x) => (float[4,3] y) {
   y = Softmax<axis=0>(x)
 }"""
+
+
+def passed_through() -> onnx.ModelProto:
+    """A matrix product whose inputs, one of them a scalar, are outputs as well."""
+    return model(PASSED_THROUGH, weights(first=(8, 4)))
 
 
 def mixing() -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from deploytool.data import pixel_inputs
 from deploytool.errors import BadInput, DeployError, MissingBackend, StageFailed
 from deploytool.host import disk, exception_text
 from deploytool.loading import weights_file
-from deploytool.loading.module import arguments, build, fp64, outputs
+from deploytool.loading.module import arguments, build, double_precision, fp64, outputs
 from deploytool.loading.module import exportable as exporting
 from deploytool.loading.module.exportable import select_outputs, without_attention_fastpath
 from deploytool.loading.module.outputs import NamedTensors
@@ -67,9 +67,12 @@ def check_state(state: Mapping[str, Any], model: Model) -> None:
         raise StageFailed(f"{model.name} has a {type(state[key]).__name__} in its state: {key}", "keep only tensors")
 
 
-def load_module(path: Path) -> nn.Module:
-    """The model of a weights file, on the CPU, in evaluation mode, built with a fixed random seed."""
-    return load_state(weights_file.definition(path), load_file(path))
+def load_module(path: Path, *, exact: bool = False) -> nn.Module:
+    """The model of a weights file, on the CPU, in evaluation mode, built with a fixed random seed.
+
+    FP64 weights are rounded to FP32, except with `exact`.
+    """
+    return load_state(weights_file.definition(path), load_file(path), exact=exact)
 
 
 def load_original(path: Path) -> nn.Module:
@@ -80,19 +83,22 @@ def load_original(path: Path) -> nn.Module:
     return load_state(model, load_file(path))
 
 
-def load_state(model: Model, state: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Builds a model and loads its weights; raises StageFailed if they do not fit the model."""
+def load_state(model: Model, state: Mapping[str, torch.Tensor], *, exact: bool = False) -> nn.Module:
+    """Builds a model and loads its weights, FP64 ones rounded to FP32 except with `exact`.
+
+    Raises StageFailed if they do not fit the model.
+    """
     with build.with_seed():
         module = build.build(model).module
     with build.wrap_user_errors(f"{model.name} cannot load its own weights:", "export again"):
-        module.load_state_dict(state)
+        module = double_precision.load(module, state, exact=exact)
     return module.requires_grad_(False)
 
 
 @contextmanager
 def start(path: Path, device: str = "cpu", double: bool = False) -> Iterator[Session]:
     """Loads the model of a weights file; with `double`, in FP64."""
-    model, module = weights_file.definition(path), load_module(path).to(checked_device(device))
+    model, module = weights_file.definition(path), load_module(path, exact=double).to(checked_device(device))
     with full_fp32(), until_end(make_session(module, model, double)) as session:
         yield session
 

@@ -83,7 +83,7 @@ def _given(model: Model) -> Outcome:
     console = cli_console.stdout_console()
     cli_console.table(console, f"Inputs of {model.factory}", ("input", "in the file", "~shape", "type"), rows)
     batch = "any" if model.given.batch is None else model.given.batch
-    half = ", computes in FP16" if model.given.half else ""
+    half = ", computes in FP16" if model.given.half else ", computes in FP64" if model.given.double else ""
     outputs = ", ".join(place.name for place in model.given.outputs)
     line = f"opset {model.given.opset}, batch {batch}{half}; outputs: {outputs}"
     open_sizes = {size for tensor in model.inputs for size in tensor.shape[1:] if isinstance(size, str)}

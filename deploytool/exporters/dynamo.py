@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import nn
 
+from deploytool.errors import StageFailed
 from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
 
@@ -22,7 +23,8 @@ def export(
 ) -> onnx.ModelProto:
     """Exports `module` to an ONNX graph; runs it once on `example`. Errors of torch propagate unchanged.
 
-    A graph beyond 2 GB has its weights in a side file in `folder`.
+    A graph beyond 2 GB has its weights in a side file in `folder`. Raises StageFailed for an opset that torch does not
+    reach.
     """
     program = torch.onnx.export(
         module,
@@ -41,6 +43,9 @@ def export(
         graph = storage.load(folder / "model.onnx")
     else:
         graph = program.model_proto
+    has = next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    if has != opset:  # torch leaves a graph that its version converter cannot take as it is
+        raise StageFailed(f"it writes opset {has} for this model, not {opset}", "see --exporter")
     for number, node in enumerate(graph.graph.node):
         node.name = f"/{_module_path(node)}/{node.op_type}_{number}"
     return graph

@@ -202,6 +202,7 @@ def _resolve(
         exporter=requested.exporter,
         floor=dict(requested.floor or {}),
         opset=checks.opset(requested, model),
+        opset_stated=requested.opset is not None,
         batch=batch,
         sizes=sizes,
         rewrite=checks.value_or(requested.rewrite, effort.rewrite),

@@ -23,7 +23,7 @@ from deploytool.parity.reference_cases import ReferenceCases
 from deploytool.results import verdict
 from deploytool.results.artifact import Notes
 from deploytool.rewrites.graph import storage, sum_scales, weights, zero_points
-from deploytool.spec import GivenGraph, Job, Model
+from deploytool.spec import GivenGraph, Job, Model, Options
 
 _WORKER = "deploytool.loading.graph.convert_worker"
 _SECONDS = 300.0
@@ -54,8 +54,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     """Writes the graph with the inputs and outputs of its model, without documentation, at the requested opset.
 
     If the version converter fails or its result is wrong, the opset of the file stays, with a remark. Raises
-    StageFailed if the file as given, or the graph, deviates from the answers in FP64, and if a runtime of `floor`
-    cannot read the graph.
+    StageFailed if the file as given, or the graph, deviates from the answers in FP64, if a runtime of `floor` cannot
+    read the graph, and if the user stated an opset that is not reached.
     """
     task = _Task(job, inputs.source(), inputs.golden(), out)
     references = _references(task)
@@ -65,7 +65,7 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
     before, remarks = _opset(graph), list[str]()
     storage.save(graph, out)
     if before != job.options.opset and weights.is_large(graph):
-        remarks = [f"the opset stays {before}: the converter of onnx cannot hold a graph beyond 2 GB"]
+        remarks = _staying(before, job.options, "the converter of onnx cannot hold a graph beyond 2 GB")
     elif before != job.options.opset:
         graph, remarks = _converted(graph, task, references)
     graph = floor.fit(graph, job.options.floor)
@@ -99,6 +99,14 @@ def _graph(model: Model) -> onnx.ModelProto:
     adapter.clean(graph)
     adapter.set_outputs(graph, model.outputs)
     return sum_scales.dequantised(zero_points.written(graph))
+
+
+def _staying(opset: int, options: Options, reason: str) -> list[str]:
+    """The remark on a graph that keeps its opset; raises StageFailed if the user stated another one."""
+    if options.opset_stated:
+        problem = f"--opset {options.opset} is not reached, and the file has opset {opset}: {reason}"
+        raise StageFailed(problem, f"leave --opset out, which keeps opset {opset}, or export the model at that opset")
+    return [f"the opset stays {opset}: {reason}"]
 
 
 def _opset(graph: onnx.ModelProto) -> int:
@@ -155,7 +163,7 @@ def _converted(
             _check(session, references, task, "the converted graph")
     except (StageFailed, onnx.checker.ValidationError) as error:
         why = " ".join(str(error).split())
-        return graph, [f"the opset stays {before}: it cannot be converted to {after}: {why}"]
+        return graph, _staying(before, task.job.options, f"it cannot be converted to {after}: {why}")
     finally:
         result.unlink(missing_ok=True)
     adapter.clean(converted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from torch import nn
 from deploytool import serde
 from deploytool.backends import eager
 from deploytool.data import normalised_inputs, pixel_inputs, synthetic
-from deploytool.errors import BadInput
+from deploytool.errors import BadInput, StageFailed
 from deploytool.host import disk, memory_estimate
 from deploytool.loading import factory, output_task, weights_file
 from deploytool.loading.checkpoints import checkpoint, random_init
-from deploytool.loading.module import arguments, build, pixels
+from deploytool.loading.module import arguments, build, double_precision, pixels
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.results.artifact import Notes
@@ -39,6 +40,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         disk.check(out.parent, _bytes(module), out.name)
         arguments.bind(module.forward, [tensor.name for tensor in model.inputs], model.constants)  # an unknown name
         state = _state(module, model, options)
+        if double_precision.is_double(state):
+            model, remarks = _in_single(model, state, options), (*remarks, double_precision.REMARK.format(model.name))
         parameters = sum(parameter.numel() for parameter in module.parameters())
         if factory.is_zoo(model.factory):  # which need not be examined further
             result = probe.describe(module, model, options)
@@ -90,6 +93,29 @@ def _state(module: nn.Module, model: Model, options: Options) -> dict[str, Any]:
         eager.call_module(module, model, {name: torch.tensor(array) for name, array in inputs.items()})
     state: dict[str, Any] = dict(module.state_dict())
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _in_single(model: Model, state: Mapping[str, Any], options: Options) -> Model:
+    """The definition of a model with FP64 weights as it runs in FP32; raises StageFailed if it runs in FP64 alone."""
+    single = double_precision.in_single(model)
+    drawn = probe.draw_cases(single, options, options.fixed_batch or 2)
+    tensors = {name: torch.tensor(array) for name, array in drawn.items()}
+    try:
+        eager.call_module(eager.load_state(single, state), single, tensors)
+    except StageFailed as error:
+        if _runs_in_double(single, state, tensors):
+            problem = f"the weights of {model.name} are FP64, and with FP32 it fails: {error}"
+            raise StageFailed(problem, double_precision.REMEDY) from error
+    return single
+
+
+def _runs_in_double(model: Model, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a model runs in FP64; if not, it has another fault, which the probes describe."""
+    try:
+        eager.call_module(eager.load_state(model, state, exact=True), model, tensors, double=True)
+    except StageFailed:
+        return False
+    return True
 
 
 def _bytes(module: nn.Module) -> int:

@@ -15,8 +15,8 @@ from deploytool.backends import eager, int8_saturation
 from deploytool.errors import BadInput
 from deploytool.host import disk, machine, memory_estimate
 from deploytool.loading import output_task
-from deploytool.loading.graph import definition, structure, trial
-from deploytool.loading.module import build
+from deploytool.loading.graph import definition, source, structure, trial
+from deploytool.loading.module import build, double_precision
 from deploytool.loading.stage_inputs import StageInputs
 from deploytool.model_checks import probe
 from deploytool.results.artifact import Notes
@@ -42,7 +42,8 @@ def make(job: Job, out: Path, inputs: StageInputs) -> Notes:
         size = _bytes(module)
         memory_estimate.check(size, job)
         disk.check(out.parent, size, out.name)
-        state = dict(module.state_dict())
+        is_double = model.given is not None and model.given.double
+        state = source.exact_state(model) if is_double else dict(module.state_dict())
         _check_weights(state, model)
         result = probe.examine(model, state, options)
     memory_estimate.check_answers(result.model, options)
@@ -131,7 +132,9 @@ def _remarks(model: Model) -> list[str]:
     if model.given.half:
         what = "its weights are taken as FP32, and its inputs and outputs become FP32"
         remarks.append(f"{model.name} computes in FP16: {what}; --io fp16 keeps them in FP16 in the FP16 graph")
-    remarks += [f"names are changed to characters that all runtimes accept: {', '.join(renamed)}"] if renamed else []
+    if model.given.double:
+        remarks.append(double_precision.REMARK.format(model.name))
+    remarks += [f"names are changed to unique ones that all runtimes accept: {', '.join(renamed)}"] if renamed else []
     if without:
         what = f"{', '.join(without)} without a batch axis {'gets' if len(without) == 1 else 'get'} a leading axis of 1"
         remarks.append(f"{model.name} takes one case at a time: {what}")

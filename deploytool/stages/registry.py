@@ -235,7 +235,7 @@ GIVEN_GRAPH: Mapping[Stage, Contract] = {
     ),
     Stage.EXPORT: replace(
         STAGES[Stage.EXPORT],
-        options=("opset", "floor", "runner", "sizes", "tolerance"),
+        options=("opset", "opset_stated", "floor", "runner", "sizes", "tolerance"),
         libraries=("torch", "onnx", *_ORT),
         packages=("backends", "data", "exporters", "loading", "parity", "rewrites", "runtimes.py"),
         module="export_graph",

@@ -86,6 +86,17 @@ def test_token_ids_stay_in_the_table_and_lengths_stay_dynamic(tmp_path: Path) ->
         assert_close(run, run_file(tmp_path / "net.onnx", inputs), inputs)
 
 
+def test_a_scalar_that_is_an_input_and_an_output_is_one_case(tmp_path: Path) -> None:
+    run = export_file(given_graphs.passed_through(), tmp_path, to="onnx")
+    x, rate = np.ones((1, 8), np.float32), np.array([0.5], np.float32)
+    assert run.onnx is not None
+    answers = run_file(run.onnx, {"x": x, "rate": rate})
+    expected = run_file(tmp_path / "net.onnx", {"x": x, "rate": np.array(0.5, np.float32)})
+    np.testing.assert_allclose(answers["y"], expected["y"], rtol=1e-5)
+    assert answers["rate_2"].tolist() == [0.5]
+    assert answers["x_2"].tolist() == x.tolist()
+
+
 def test_a_batch_elsewhere_and_a_scalar_become_a_batch_first_with_one_remark_each(tmp_path: Path) -> None:
     run = export_file(given_graphs.state(), tmp_path)
     rng = np.random.default_rng(2)
@@ -187,6 +198,16 @@ def test_an_operator_that_the_oldest_runtime_lacks_is_named(tmp_path: Path) -> N
     with pytest.raises(StageFailed, match="opset 19 has no operator Gelu, which node") as caught:
         export_file(given, tmp_path, floor={"ort": "1.16"})
     assert "ONNX Runtime 1.16 reads opsets up to 19" in caught.value.remedy
+
+
+def test_a_stated_opset_that_is_not_reached_is_an_error(tmp_path: Path) -> None:
+    text = given_graphs.CONV.format(opset=20).replace("Relu(a)", "Gelu(a)")
+    given = given_graphs.model(text, given_graphs.weights(kernel=(8, 3, 3, 3), bias=(8,), table=(10, 8), shift=(10,)))
+    with pytest.raises(
+        StageFailed, match="--opset 18 is not reached, and the file has opset 20: it cannot be"
+    ) as caught:
+        export_file(given, tmp_path, opset=18, to="onnx")
+    assert "leave --opset out" in caught.value.remedy
 
 
 def test_the_exported_graph_of_a_model_fed_back_gives_the_same_fp16_graph_byte_for_byte(tmp_path: Path) -> None:

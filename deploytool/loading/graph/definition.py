@@ -18,7 +18,7 @@ from deploytool.rewrites.graph import storage
 from deploytool.spec import BATCH, DTYPES, Fill, GivenGraph, GivenTensor, Model, Preprocessing, Tensor
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # characters that TensorRT or file formats may not support in names
-_HALF = "float16"
+_HALF, _DOUBLE = "float16", "float64"
 _NO_WORD = re.compile(r"\W")
 _DEFAULT_NAME = re.compile(r"input(_\d+)?")  # of an input that the user did not name
 
@@ -43,9 +43,11 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
     for value in model.graph.output:
         _check_kind(value, "output", str(path))
     declared_outputs = [dimensions(value) for value in model.graph.output]
+    double = widening.is_double(model)
     axes, batch = batch_axis.of_inputs([tensor.dimensions for tensor in found], declared_outputs)
     given = tuple(
-        GivenTensor(tensor.name, axis, half=tensor.dtype == _HALF) for tensor, axis in zip(found, axes, strict=True)
+        GivenTensor(tensor.name, axis, half=tensor.dtype == _HALF, double=double and tensor.dtype == _DOUBLE)
+        for tensor, axis in zip(found, axes, strict=True)
     )
     bounds = token_bounds.find(model.graph)
     names = _unique_names([tensor.name for tensor in found], others=[value.name for value in model.graph.output])
@@ -55,12 +57,16 @@ def read(path: Path, name: str, declared: Sequence[Tensor]) -> Model:
     )
     batch_names = batch_axis.names([tensor.dimensions for tensor in found])
     outputs = tuple(
-        GivenTensor(value.name, batch_axis.of_output(known, batch_names), half=_is_half(value))
+        GivenTensor(
+            *(value.name, batch_axis.of_output(known, batch_names)),
+            half=_is_of(value, widening.HALF),
+            double=double and _is_of(value, widening.DOUBLE),
+        )
         for value, known in zip(model.graph.output, declared_outputs, strict=True)
     )
     opset, half = structure.opset(model, str(path)), widening.is_half(model)
     quantised = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
-    graph = GivenGraph(given, outputs, batch, opset, half, quantised)
+    graph = GivenGraph(given, outputs, batch, opset, half, quantised, double)
     stated = _with_declared(inputs, given, declared, str(path))
     return Model(name, str(path), inputs=stated, outputs=(), preprocessing=Preprocessing(assumed=True), given=graph)
 
@@ -139,7 +145,7 @@ def _tensor(found: _Input, place: GivenTensor, name: str, below: int | None) -> 
     sizes = [size or f"{name}_{axis}" if isinstance(size, str) else size for axis, size in enumerate(found.dimensions)]
     rest = [size for axis, size in enumerate(sizes) if axis != place.batch_axis]
     shape = (BATCH, *(size if isinstance(size, int) else _word(size) for size in rest))
-    dtype = "float32" if place.half else found.dtype
+    dtype = "float32" if place.half or place.double else found.dtype
     bound = below or (256 if dtype == "uint8" else Tensor.below)
     return Tensor(name, shape, dtype, bound, _fill(name, dtype))
 
@@ -153,8 +159,8 @@ def _fill(name: str, dtype: str) -> Fill:
     return Fill.RANGE if "position_ids" in name.lower() else Fill.RANDOM
 
 
-def _is_half(value: onnx.ValueInfoProto) -> bool:
-    return bool(value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+def _is_of(value: onnx.ValueInfoProto, element: int) -> bool:
+    return bool(value.type.tensor_type.elem_type == element)
 
 
 def _word(name: str) -> str:

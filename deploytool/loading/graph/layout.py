@@ -23,12 +23,13 @@ def to_file(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 def _to_file(place: GivenTensor, array: Array) -> Array:
     moved = array[0] if place.batch_axis is None else np.moveaxis(array, 0, place.batch_axis)
-    return np.ascontiguousarray(moved, np.float16 if place.half else None)
+    dtype = np.float16 if place.half else np.float64 if place.double else None
+    return np.asarray(moved, dtype, order="C")  # np.ascontiguousarray adds an axis to a scalar
 
 
 def from_file(place: GivenTensor, array: Array) -> Array:
     """The output of the model for that of the file; an array without the axis of its batch stays as it is."""
-    array = array.astype(np.float32) if place.half else array
+    array = array.astype(np.float32) if place.half or place.double else array
     if place.batch_axis is None:
         return array[np.newaxis]
     return np.ascontiguousarray(np.moveaxis(array, place.batch_axis, 0)) if array.ndim > place.batch_axis else array

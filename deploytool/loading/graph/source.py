@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -13,11 +14,12 @@ from deploytool.rewrites.graph import storage, weights
 from deploytool.spec import Model
 
 
-def graph(model: Model) -> onnx.ModelProto:
+def graph(model: Model, *, exact: bool = False) -> onnx.ModelProto:
     """The graph in the file of `model` with the inputs and outputs of the model; big weights stay in its side files.
 
-    FP16 is replaced by FP32, functions by their nodes, and pixels are normalised. Raises BadInput if the file has
-    changed so that it is no valid graph any more, and StageFailed if a function cannot be inlined.
+    FP16 and, except with `exact`, FP64 are replaced by FP32, functions by their nodes, and pixels are normalised.
+    Raises BadInput if the file has changed so that it is no valid graph any more, and StageFailed if a function cannot
+    be inlined.
     """
     path = Path(model.factory)
     loaded = storage.load(path)
@@ -27,7 +29,10 @@ def graph(model: Model) -> onnx.ModelProto:
         structure.check(loaded, str(path))
     if model.given is not None and model.given.half:
         loaded = weights.inlined(loaded)
-        widening.widen(loaded)
+        widening.to_single(loaded, widening.HALF)
+    if model.given is not None and model.given.double and not exact:
+        loaded = weights.inlined(loaded)
+        widening.to_single(loaded, widening.DOUBLE)
     adapter.adapt(loaded, pixel_inputs.original(model), definition.output_names(model))
     pixels.take(loaded, model)
     return loaded
@@ -36,3 +41,8 @@ def graph(model: Model) -> onnx.ModelProto:
 def module(model: Model) -> GraphModule:
     """A module that computes the graph in the file of `model`; raises StageFailed for a node that it cannot compute."""
     return interpreter.GraphModule(graph(model))
+
+
+def exact_state(model: Model) -> dict[str, Any]:
+    """The state dict of the module with FP64 weights as the file has them."""
+    return dict(interpreter.GraphModule(graph(model, exact=True)).state_dict())

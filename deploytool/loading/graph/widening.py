@@ -1,21 +1,35 @@
-"""Turns a graph that computes in FP16 into the same graph in FP32: the FP16 stage converts it with its own checks."""
+"""Turns a graph that computes in FP16 or FP64 into the same graph in FP32, from which the stages make the others."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from deploytool.loading.graph import structure
 
 FROM_BFLOAT16 = "export the model in FP32 with model.float(), or convert the file (docs/given-graph.md, BF16)"
-_HALF, _SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
+HALF, DOUBLE = TensorProto.FLOAT16, TensorProto.DOUBLE
+_SINGLE, _FLOATS = TensorProto.FLOAT, (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype")  # integers that are element types
 
 
 def is_half(model: ModelProto) -> bool:
     """Whether a graph has a tensor in FP16."""
-    return _has(model, _HALF)
+    return _has(model, HALF)
+
+
+def is_double(model: ModelProto) -> bool:
+    """Whether a graph computes in FP64: most of its floating-point constants are FP64, or without any its inputs."""
+    sizes = [(tensor.data_type, math.prod(tensor.dims)) for tensor in _tensors(model.graph)]
+    floats = [(kind, size) for kind, size in sizes if kind in _FLOATS]
+    if floats:
+        return 2 * sum(size for kind, size in floats if kind == DOUBLE) > sum(size for _, size in floats)
+    kinds = {value.type.tensor_type.elem_type for value in structure.inputs(model.graph)}
+    return DOUBLE in kinds and not kinds & {*_FLOATS} - {DOUBLE}
 
 
 def is_bfloat16(model: ModelProto) -> bool:
@@ -31,19 +45,28 @@ def _has(model: ModelProto, element: int) -> bool:
     )
 
 
-def widen(model: ModelProto) -> None:
-    """Replaces FP16 by FP32 in place: weights keep their values, and no cast rounds any more."""
+def to_single(model: ModelProto, element: int) -> None:
+    """Replaces an element type, `HALF` or `DOUBLE`, by FP32 in place, so that casts to it round no more.
+
+    Weights in FP64 are rounded; those beyond the range of FP32, as of masks, become its largest number.
+    """
     for graph in _graphs(model.graph):
         for tensor in _tensors(graph, inner=False):
-            if tensor.data_type == _HALF:
-                name = tensor.name
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), name))
+            if tensor.data_type == element:
+                tensor.CopyFrom(numpy_helper.from_array(_rounded(numpy_helper.to_array(tensor)), tensor.name))
         for value in _values(graph, inner=False):
-            if value.type.tensor_type.elem_type == _HALF:
+            if value.type.tensor_type.elem_type == element:
                 value.type.tensor_type.elem_type = _SINGLE
     for attribute in _types(model):
-        if attribute.i == _HALF:
+        if attribute.i == element:
             attribute.i = _SINGLE
+
+
+def _rounded(array: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """The array in FP32: infinite values stay, and finite ones do not become infinite."""
+    largest = np.finfo(np.float32).max
+    bounded = np.where(np.isinf(array), array, np.clip(array, -largest, largest))
+    return bounded.astype(np.float32).reshape(array.shape)
 
 
 def _nodes(model: ModelProto) -> Iterator[NodeProto]:

@@ -18,7 +18,7 @@ from deploytool.host import exception_text
 from deploytool.loading import factory
 from deploytool.loading.graph import source
 from deploytool.loading.hub import doors
-from deploytool.loading.module import pixels
+from deploytool.loading.module import double_precision, pixels
 from deploytool.spec import Model, SourceKind
 
 _SEED = 0
@@ -43,7 +43,8 @@ def build(model: Model) -> BuiltModel:
         return BuiltModel(source.module(model), ())
     with wrap_user_errors(f"{model.factory} raises", "check --arg, or fix the factory"):
         try:
-            factory_result, made = _made(model)
+            with double_precision.own_default_dtype():
+                factory_result, made = _made(model)
         except ImportError as error:  # an import inside the factory
             raise factory.missing_module(model.factory, error) from error
     module, removed = _unwrap(factory_result)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,43 @@ def test_a_loop_reads_and_changes_values_of_the_graph_around_it() -> None:
         assert results["y"].tolist() == ((-7 * x) if flag else 7 * x).tolist()
         assert results["all"].tolist() == [(number * x / 2).tolist() for number in (3, 5, 7)]
     assert {"loop.body.next", "loop.body.scaled", "choice.then_branch.negative"} <= {*dict(module.named_modules())}
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_a_loop_without_turns_gathers_no_rows(double: bool) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes_on"]), *[helper.make_node("Neg", ["state"], ["next"])]],
+        "body",
+        [value("turn", [], TensorProto.INT64), value("go", [], TensorProto.BOOL), value("state", ["n", 2])],
+        [value("goes_on", [], TensorProto.BOOL), value("next", ["n", 2]), value("next", ["n", 2])],
+    )
+    model = graph(
+        [helper.make_node("Loop", ["count", "", "x"], ["last", "all"], "loop", body=body)],
+        [value("x", ["n", 2])],
+        [value("last", ["n", 2]), value("all", ["turns", "n", 2])],
+        {"count": np.array(0)},
+    )
+    module, x = GraphModule(model), torch.ones(3, 2)
+    with fp64.run(module) if double else nullcontext():
+        results = module(x.double() if double else x)
+    assert results["last"].tolist() == x.tolist()
+    assert tuple(results["all"].shape) == (0, 3, 2)
+    assert results["all"].dtype == results["last"].dtype
+
+
+def test_a_scan_over_nothing_gathers_no_rows_along_its_axis() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Add", ["state", "row"], ["next"]), helper.make_node("Neg", ["next"], ["negative"])],
+        "body",
+        [value("state", [2]), value("row", [2])],
+        [value("next", [2]), value("negative", [2])],
+    )
+    scan = helper.make_node("Scan", ["x", "rows"], ["last", "all"], "scan", body=body, num_scan_inputs=1)
+    scan.attribute.append(helper.make_attribute("scan_output_axes", [1]))
+    model = graph([scan], [value("x", [2]), value("rows", ["n", 2])], [value("last", [2]), value("all", [2, "n"])])
+    results = GraphModule(model)(torch.ones(2), torch.zeros(0, 2))
+    assert results["last"].tolist() == [1, 1]
+    assert tuple(results["all"].shape) == (2, 0)
 
 
 def test_a_tensor_is_released_when_no_later_node_reads_it() -> None:

@@ -38,8 +38,14 @@ def _loop(op: Op, *inputs: Value) -> Value:
         gathered.append(results[len(state) :])
     scans = len(op.node.output) - len(state)
     if not gathered and scans:
-        raise NotImplementedError("a scan output of a loop without turns")
+        _, *results = op.bodies["body"]([torch.tensor(0), torch.tensor(True), *state], captured)
+        return (*state, *map(_no_rows, results[len(state) :]))
     return (*state, *(torch.stack([each[number] for each in gathered]) for number in range(scans)))
+
+
+def _no_rows(row: torch.Tensor) -> torch.Tensor:
+    """What a loop without turns gathers: no rows, of the shape and type that one turn would give."""
+    return row.new_zeros((0, *row.shape))
 
 
 def _scan(op: Op, *inputs: Value) -> Value:
@@ -61,13 +67,22 @@ def _scan(op: Op, *inputs: Value) -> Value:
         results = op.bodies["body"]([*state, *steps], captured)
         state = results[: len(state)]
         gathered.append(results[len(state) :])
-    return (*state, *_stacked(op, gathered))
-
-
-def _stacked(op: Op, gathered: list[list[Value]]) -> list[torch.Tensor]:
-    """The scan outputs, each along its axis and in its direction."""
     if not gathered:
-        raise NotImplementedError("a scan over nothing")
+        steps = [_without(source, axis) for source, axis in zip(sources, axes, strict=True)]
+        example = op.bodies["body"]([*state, *steps], captured)[len(state) :]
+        return (*state, *(rows.narrow(axis, 0, 0) for rows, axis in _stacked(op, [example])))
+    return (*state, *(rows for rows, _ in _stacked(op, gathered)))
+
+
+def _without(source: torch.Tensor, axis: int) -> torch.Tensor:
+    """Zeros in the shape of one step of a source that has none."""
+    shape = list(source.shape)
+    del shape[axis]
+    return source.new_zeros(shape)
+
+
+def _stacked(op: Op, gathered: list[list[Value]]) -> list[tuple[torch.Tensor, int]]:
+    """The scan outputs, each along its axis and in its direction, with the axis."""
     scans = len(gathered[0])
     axes = op.integers("scan_output_axes") or [0] * scans
     backward = op.integers("scan_output_directions") or [0] * scans
@@ -75,7 +90,7 @@ def _stacked(op: Op, gathered: list[list[Value]]) -> list[torch.Tensor]:
     for number, (axis, reverse) in enumerate(zip(axes, backward, strict=True)):
         rows = [each[number] for each in gathered]
         axis = axis + rows[0].dim() + 1 if axis < 0 else axis
-        results.append(torch.stack(rows[::-1] if reverse else rows, axis))
+        results.append((torch.stack(rows[::-1] if reverse else rows, axis), axis))
     return results
 
 
