@@ -18,7 +18,6 @@ from deploytool.spec import Range
 
 # parsers of the options that are written as text, and of those that can be given several times
 _TEXT: Mapping[str, Callable[[str], Any]] = {
-    "batch": partial(params.span, "--batch"),
     "mean": partial(params.numbers, "--mean"),
     "std": partial(params.numbers, "--std"),
     "scale": params.scale,
@@ -28,6 +27,7 @@ _TEXT: Mapping[str, Callable[[str], Any]] = {
 }
 _TEXTS: Mapping[str, Callable[[Sequence[str]], Any]] = {
     "inputs": params.tensors,
+    "batch": params.batch,
     "sizes": params.sizes,
     "arguments": params.arguments,
     "forward": params.forward_arguments,
@@ -96,10 +96,8 @@ def _parameter(field: inspect.Parameter) -> inspect.Parameter:
 
 
 def _default(value: Any) -> Any:
-    """A default as the command line writes it; None for an empty sequence."""
-    if isinstance(value, Range):
-        return f"{value.smallest}:{value.typical}:{value.largest}"
-    return None if value == () else value
+    """A default as the command line writes it; None for a range, which an option only shows, and for no values."""
+    return None if value == () or isinstance(value, Range) else value
 
 
 def _kind(name: str) -> Any:

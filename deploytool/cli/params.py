@@ -36,6 +36,18 @@ def span(option: str, text: str, separator: str = " ") -> Range:
     return options.size_range(option, (smallest, typical, largest))
 
 
+def batch(texts: Sequence[str]) -> Range:
+    """Parses the batch sizes of an engine, one size or range; raises BadInput for several, with a range of all."""
+    parts = [part for text in texts for part in text.split(",")]
+    if len(parts) == 1:
+        return span("--batch", parts[0])
+    ranges = [span("--batch", part.strip()) for part in parts]
+    sizes = sorted(size for each in ranges for size in (each.smallest, each.typical, each.largest))
+    covering = f"{sizes[0]}:{sizes[len(sizes) // 2]}:{sizes[-1]}"
+    problem = f"--batch takes one size or one range, not {' and '.join(part.strip() for part in parts)}"
+    raise BadInput(problem, f"write --batch {covering}: one engine takes all sizes from {sizes[0]} to {sizes[-1]}")
+
+
 def tensors(texts: Sequence[str]) -> tuple[Tensor, ...]:
     """Parses the inputs, in order; raises BadInput for duplicate names."""
     return options.tensors([_tensor(text, number) for number, text in enumerate(texts)])

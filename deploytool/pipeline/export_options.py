@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from deploytool.builder_settings import LEAST_LEVEL, MOST_LEVEL, USUAL_LEVEL
+from deploytool.builder_settings import LEAST_LEVEL, MOST_LEVEL, USUAL_BATCH, USUAL_LEVEL
 from deploytool.pipeline.declaration import Declaration
 from deploytool.pipeline.model_options import ModelOptions, Span
 from deploytool.pipeline.recipe import ENDS, FP16
@@ -152,7 +152,12 @@ class ExportOptions(ModelOptions):
         ),
     ] = ()
     batch: Annotated[
-        Span, Declaration(_ENGINES, "Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST.", metavar="RANGE")
+        Span,
+        Declaration(
+            *(_ENGINES, "Batch sizes of the engine: N, or SMALLEST:TYPICAL:LARGEST."),
+            metavar="RANGE",
+            usual=f"{USUAL_BATCH.smallest}:{USUAL_BATCH.typical}:{USUAL_BATCH.largest}",
+        ),
     ] = Options.batch
     workspace: Annotated[
         int | None,

@@ -14,6 +14,18 @@ def test_a_range_is_parsed() -> None:
     assert params.span("--batch", "1:2:3") == Range(1, 2, 3)
 
 
+@pytest.mark.parametrize("texts", [["1", "8", "32"], ["1,8,32"], ["1, 8", "32"], ["1:1:8", "8:32:32"]])
+def test_several_batch_sizes_are_refused_with_the_range_of_all(texts: list[str]) -> None:
+    with pytest.raises(BadInput, match=r"--batch takes one size or one range, not 1.* and .*32") as raised:
+        params.batch(texts)
+    assert "write --batch 1:8:32" in raised.value.remedy
+
+
+def test_one_batch_size_or_range_is_parsed() -> None:
+    assert params.batch(["4"]) == Range(4, 4, 4)
+    assert params.batch(["1:2:3"]) == Range(1, 2, 3)
+
+
 @pytest.mark.parametrize("text", ["", "1:2", "-1", "0", "1:2:3:4", "1.5", "3:2:1", "two"])
 def test_an_invalid_range_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=f"--batch {text}"):
