@@ -295,11 +295,15 @@ def _read_images(job: Job, model: Model) -> _Cases:
 def _no_images(model: Model) -> BadInput:
     """The error for images that cannot be the inputs of a model: one of them is no image, or none is known as one."""
     found = model.preprocessing.images(model.inputs)
-    other = next((tensor.name for tensor in model.inputs if tensor not in found), None)
+    other = next((tensor for tensor in model.inputs if tensor not in found), None)
     if found and other:
-        problem = f"{model.name} takes images for {found[0].name}, but {other} does not count as one"
-        remedy = "give all inputs with --inputs FILE; beside an image of three channels, one channel is no image"
-        return BadInput(problem, remedy)
+        problem = f"{model.name} takes images for {found[0].name}, but {other.name} does not count as one"
+        arrays = ", ".join(f"{tensor.name}=…" for tensor in model.inputs)
+        shape = "×".join(map(str, ("cases", *found[0].shape[1:])))
+        saved = f"the images as {found[0].name} takes them: {found[0].dtype}, {shape}, normalised"
+        remedy = f"leave --data out, and give all inputs with --inputs: numpy.savez(FILE, {arrays}), {saved}"
+        grey = "; beside an image of three channels, one channel is no image" if len(other.shape) == 4 else ""
+        return BadInput(problem, f"{remedy}{grey}")
     remedy = "leave --data out, or state how an image becomes the input: --mean 0 --std 1, or --layout"
     return BadInput(f"{model.name} does not accept images alone as inputs", remedy)
 

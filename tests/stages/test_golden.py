@@ -107,3 +107,12 @@ def test_images_for_a_model_with_another_input_name_that_input(channels: int, pr
     left = Tensor("left", ("batch", 3 if channels == 1 else channels, 8, 8))
     model = Model("net", "net.py:make", inputs=(left, Tensor("right", ("batch", channels, 8, 8))))
     assert problem in str(stages_golden._no_images(model))
+
+
+def test_images_for_a_model_that_also_takes_numbers_name_the_file_to_give_instead() -> None:
+    inputs = (Tensor("image", ("batch", 3, 8, 8)), Tensor("ids", ("batch", 5), "int64", 9))
+    refused = stages_golden._no_images(Model("net", "net.py:make", inputs=inputs))
+    assert "takes images for image, but ids does not count as one" in str(refused)
+    remedy = "--inputs: numpy.savez(FILE, image=…, ids=…), the images as image takes them: float32, cases×3×8×8"
+    assert remedy in refused.remedy
+    assert "one channel is no image" not in refused.remedy
