@@ -27,9 +27,9 @@ def is_double(model: ModelProto) -> bool:
     sizes = [(tensor.data_type, math.prod(tensor.dims)) for tensor in _tensors(model.graph)]
     floats = [(kind, size) for kind, size in sizes if kind in _FLOATS]
     if floats:
-        return 2 * sum(size for kind, size in floats if kind == DOUBLE) > sum(size for _, size in floats)
+        return bool(2 * sum(size for kind, size in floats if kind == DOUBLE) > sum(size for _, size in floats))
     kinds = {value.type.tensor_type.elem_type for value in structure.inputs(model.graph)}
-    return DOUBLE in kinds and not kinds & {*_FLOATS} - {DOUBLE}
+    return bool(DOUBLE in kinds and not kinds & {*_FLOATS} - {DOUBLE})
 
 
 def is_bfloat16(model: ModelProto) -> bool:
