@@ -42,7 +42,11 @@ def check(
         raise StageFailed(problem, f"{keep}{remedy}")
     if converted < _MIN_CONVERTED * (heavy - len(kept_nodes)):
         some = f"only {converted} of {heavy} Conv, MatMul and Gemm nodes"
-        raise StageFailed(f"{some} would run in {narrow.title}: too few for {title}", f"{remedy}, or report the model")
+        problem = f"{some} would run in {narrow.title}: too few for {title}"
+        if double := _in_double(graph):
+            listed = f"{len(double)} in FP64, the first the {structure.label(double[0])}, stay so"
+            raise StageFailed(f"{problem}; {listed}", f"let the model compute them in FP32, or {remedy}")
+        raise StageFailed(problem, f"{remedy}, or report the model")
     return HeavyNodes(heavy, converted, len(kept_nodes))
 
 
@@ -51,9 +55,19 @@ def count(graph: onnx.ModelProto, narrow: NarrowFloat) -> tuple[int, int]:
 
     A node that reads a tensor whose type onnx cannot infer counts as none in that type.
     """
+    heavy = _with_types(graph)
+    return sum(types == {narrow.element_type} for _, types in heavy), len(heavy)
+
+
+def _in_double(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The heavy nodes that read FP64, which the conversion leaves as they are."""
+    return [node for node, types in _with_types(graph) if onnx.TensorProto.DOUBLE in types]
+
+
+def _with_types(graph: onnx.ModelProto) -> list[tuple[onnx.NodeProto, set[int | None]]]:
+    """Each heavy node with the element types of its inputs, None for one that onnx cannot infer."""
     typed = weights.infer_shapes(graph, strict=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*typed.input, *typed.value_info, *typed.output)}
     types |= {weight.name: weight.data_type for weight in typed.initializer}
     heavy = [node for node in typed.node if node.op_type in OPERATORS]
-    converted = [node for node in heavy if all(types.get(name) == narrow.element_type for name in node.input if name)]
-    return len(converted), len(heavy)
+    return [(node, {types.get(name) for name in node.input if name}) for node in heavy]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from deploytool.backends.narrow_floats import FP16
 from deploytool.errors import BadInput, StageFailed
@@ -59,6 +59,19 @@ def test_a_node_that_reads_a_tensor_of_unknown_type_counts_as_none_in_fp16(tmp_p
     graph.graph.node[0].input[0] = "unknown"
     graph.graph.node.insert(0, helper.make_node("Own", ["input"], ["unknown"], domain="com.example"))
     assert heavy_nodes.count(graph, FP16) == (0, 1)
+
+
+def test_layers_that_compute_in_fp64_are_named() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+    net (float[N,4] x, double[4,4] w) => (double[N,4] y) {
+      wide = Cast<to=11>(x)
+      y = MatMul(wide, w)
+    }"""
+    graph = parser.parse_model(text)
+    graph.graph.node[1].name = "product"
+    with pytest.raises(StageFailed, match=r"only 0 of 1 .*; 1 in FP64, the first the .*product.*, stay so") as raised:
+        heavy_nodes.check(graph, (), FP16, "deploy the FP32 graph")
+    assert raised.value.remedy == "let the model compute them in FP32, or deploy the FP32 graph"
 
 
 def test_a_graph_with_fp16_inputs_and_outputs_has_no_casts(finished: Path, tmp_path: Path) -> None:
