@@ -64,7 +64,9 @@ def check_state(state: Mapping[str, Any], model: Model) -> None:
     """Raises StageFailed if a state dict holds anything but tensors, which a weights file cannot store."""
     key = next((name for name, value in state.items() if not isinstance(value, torch.Tensor)), None)
     if key:
-        raise StageFailed(f"{model.name} has a {type(state[key]).__name__} in its state: {key}", "keep only tensors")
+        quantised = "return the model as it was before torch quantised it, and add --precision int8 --calibration DIR"
+        remedy = quantised if "_packed_params" in key else "keep only tensors"
+        raise StageFailed(f"{model.name} has a {type(state[key]).__name__} in its state: {key}", remedy)
 
 
 def load_module(path: Path, *, exact: bool = False) -> nn.Module:

@@ -13,7 +13,8 @@ class Layers(nn.Module):
         self.double()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.tanh(self.first(x)))
+        answer: torch.Tensor = self.second(torch.tanh(self.first(x)))
+        return answer
 
 
 class Fixed(Layers):
