@@ -14,10 +14,9 @@ def failure(device: str, said: str, retry: str) -> DeployError:
     `device` is its name, and `said` the last line of ssh.
     """
     if said.startswith(_HOST_KEY):
-        remedy = (
-            "compare the key of the device (ssh-keyscan HOST) with known_hosts, and replace it there if it is right"
-        )
-        return BadInput(f"the host key of {device} is not the known one: {said}", f"{remedy}: ssh-keygen -R HOST")
+        remedy = "compare what `ssh-keyscan HOST` shows with the device itself, and add it to known_hosts"
+        problem = f"the host key of {device} is not in known_hosts, or another one is: {said}"
+        return BadInput(problem, f"{remedy}, after `ssh-keygen -R HOST` for an old one")
     if _NO_LOGIN in said:
         remedy = f"try `ssh -o BatchMode=yes` to it: {device} must take a key of this user without a password"
         return BadInput(f"{device} refuses the login: {said}", remedy)
