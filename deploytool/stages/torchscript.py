@@ -5,11 +5,10 @@ No other stage requires the file: if the model cannot be traced, frozen, saved o
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -29,8 +28,6 @@ from deploytool.rewrites.graph import weights
 from deploytool.spec import Job, Model, Stage, Tensor
 
 _EXAMPLE = 2  # golden cases to trace with: a dimension of size 1 would be taken for a fixed one
-_POSITIONS = ".debug_pkl"  # the ending of records with the stack of each traced call
-_WRITTEN_AT_END = ("version", "byteorder", ".data/")  # records that the writer adds itself
 _MAX_REASON = 200  # characters of an error message of torch
 
 
@@ -92,36 +89,14 @@ def _write(module: nn.Module, example: tuple[torch.Tensor, ...], out: Path, name
     frozen = _trace(module, example)
     size = sum(weight.nbytes for weight in module.state_dict().values())
     if size > weights.MAX_INLINE_BYTES:
-        whole = out.with_name(f".{out.name}")
-        try:
-            with disk.writing(whole, needed=2 * size):  # with a path, torch aborts the process if the disk is full
-                torch.jit.save(frozen, str(whole), _extra_files=names)
-            _write_without_paths(str(whole), out)
-        finally:
-            whole.unlink(missing_ok=True)
+        with disk.writing(out, needed=size):
+            torch.jit.save(frozen, str(out), _extra_files=names)
     else:
         frozen = torch.jit.freeze(frozen)
-        content = io.BytesIO()
-        torch.jit.save(frozen, content, _extra_files=names)
-        content.seek(0)
-        _write_without_paths(content, out)
+        # with a path, torch aborts the process if the disk is full; with a file, it holds all of the content
+        with disk.writing(out), out.open("wb") as file:
+            torch.jit.save(frozen, file, _extra_files=names)
     return sum(1 for _ in frozen.graph.nodes())
-
-
-def _write_without_paths(archive: str | io.BytesIO, out: Path) -> None:
-    """Writes an archive without the records that say which lines of which files, by their paths, were traced.
-
-    Nothing but error messages reads them: without, these name the lines of the code in the archive.
-    """
-    reader: Any = torch._C.PyTorchFileReader(archive)
-    with disk.writing(out), out.open("wb") as file:
-        writer: Any = torch._C.PyTorchFileWriter(file)
-        writer.set_min_version(int(reader.get_record("version")))
-        for name in reader.get_all_records():
-            if not name.endswith(_POSITIONS) and not name.startswith(_WRITTEN_AT_END):
-                record = reader.get_record(name)
-                writer.write_record(name, record, len(record))
-        writer.write_end_of_file()
 
 
 def _run(out: Path, example: tuple[torch.Tensor, ...]) -> None:
@@ -131,7 +106,12 @@ def _run(out: Path, example: tuple[torch.Tensor, ...]) -> None:
 
 
 def _trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
-    trace: torch.jit.ScriptModule = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit has no types
+    """The trace, made in a thread of its own: torch saves the stack of all callers in the file.
+
+    So the bytes do not depend on whether the command line, Python or a sweep called the stage.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        trace: torch.jit.ScriptModule = pool.submit(torch.jit.trace, module, example, check_trace=False).result()
     return trace
 
 
