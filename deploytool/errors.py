@@ -17,18 +17,13 @@ Ctrl-C ends a command with 130, as a shell expects.
 
 
 class DeployError(Exception):
-    """An error with a remedy; `str()` gives the problem, `exit_code` is the exit code of the process.
-
-    Below a traceback Python prints the remedy too (3.11 and later).
-    """
+    """An error with a remedy; `str()` gives the problem, `exit_code` is the exit code of the process."""
 
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem)
         self.remedy = remedy
-        if hasattr(self, "add_note"):
-            self.add_note(f"→ {remedy}")
 
 
 class UnexpectedError(DeployError):

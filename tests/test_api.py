@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -133,16 +131,6 @@ def written(*comparisons: Comparison, gate: Gate | None = None, faults: FaultsRe
 def test_the_error_follows_from_the_report(report: Report, require: bool, expected: type[DeployError] | None) -> None:
     failure = api.outcome_error(report, Path("run"), require=require)
     assert failure is None if expected is None else type(failure) is expected
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")
-def test_a_traceback_ends_with_the_problem_and_the_remedy() -> None:
-    with pytest.raises(BadInput) as caught:
-        deploytool.export("net.py:make", inputs="3x64x64")  # type: ignore[arg-type]
-    *_, problem, remedy = traceback.format_exception(caught.value)
-    assert problem == "deploytool.errors.BadInput: inputs cannot be '3x64x64'\n"
-    assert remedy == f"→ {caught.value.remedy}\n"
-    assert remedy.startswith("→ write inputs as a list")
 
 
 def test_the_remedy_for_an_error_in_fp16_alone_is_to_keep_layers_in_fp32() -> None:
